@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.analysis.catalogue import COMPARED, MEASURED
-from rollouts.carriers import TRAFFIC_KINDS, fields_for
-from rollouts.engine.versions import TargetKind
+from rollouts.api.target_models import LABEL_KEY, LABEL_VALUE, NO_LABEL
+from rollouts.carriers import TRAFFIC_KINDS, TargetKind, kinds_for, listed, target_kinds
 from rollouts.units import POD_COUNT
 
 __all__ = ["CEL_RULES", "CelRule"]
@@ -30,9 +30,19 @@ def _one(*fields: str, owner: str = "self") -> str:
     return "[" + ", ".join(f"has({owner}.{field})" for field in fields) + "].exists_one(x, x)"
 
 
-def _split_by(target: TargetKind) -> str:
-    """The traffic object is of a kind that splits such targets."""
-    return f"({' || '.join(f'has(self.traffic.{field})' for field in fields_for(target))})"
+def _any(owner: str, *fields: str) -> str:
+    return "(" + " || ".join(f"has({owner}.{field})" for field in fields) + ")"
+
+
+def _kept_apart(fields: Iterable[str]) -> str:
+    """The same fields are set as before."""
+    return " && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in fields)
+
+
+def needed_traffic(kind: TargetKind) -> str:
+    """What a target needs that has no traffic of a kind that splits it."""
+    fields = [f"traffic.{one.field}" for one in kinds_for(kind)]
+    return f"{kind.called} target needs {listed(fields, 'or')}{kind.why}"
 
 
 def _one_text(*fields: str) -> str:
@@ -101,7 +111,10 @@ _OTHER_STEPS = (
     "self.stepsHash != oldSelf.stepsHash)"
 )
 
-ONE_KIND = f"exactly one of {', '.join(fields_for()[:-1])} and {fields_for()[-1]} must be set"
+_TRAFFIC = [kind.field for kind in TRAFFIC_KINDS]
+_TARGETS = [kind.field for kind in target_kinds()]
+ONE_KIND = f"exactly one of {listed(_TRAFFIC)} must be set"
+ONE_TARGET = f"exactly one of {listed(_TARGETS)} must be set"
 
 _STARTING_STEP = CelRule(
     "!has(self.analysis) || !has(self.analysis.startingStep) || !has(self.steps) || "
@@ -110,24 +123,13 @@ _STARTING_STEP = CelRule(
 )
 LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
 MORE_THAN_REQUESTS = "is more than requests: lower it"
+_SCALED = [kind.field for kind in target_kinds() if not kind.unscaled]
+_UNSCALED = dict.fromkeys(kind.unscaled for kind in target_kinds() if kind.unscaled)
 CAPACITY_NEEDS_POOL = (
-    "needs target.pool: adapters and variants share one pool's pods, and KServe scales its services itself"
+    f"needs {listed([f'target.{field}' for field in _SCALED], 'or')}: {', and '.join(_UNSCALED)}"
 )
-
-_TARGETS = ("pool", "adapter", "variant", "llmInferenceService")
-ONE_TARGET = "exactly one of pool, adapter, variant and llmInferenceService must be set"
+_BY_GATEWAY = [kind.field for kind in target_kinds() if not kind.by_picker]
 STICKY_WITHOUT_POOL = "is for adapters and variants: all else is split by the gateway"
-
-SERVICE_NEEDS_GROUP = (
-    "an llmInferenceService target needs traffic.llmInferenceServiceGroup, and that such a target"
-)
-
-LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
-LABEL_KEY = "([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
-"""Kubernetes' syntax of a pod's labels, as a regular expression of RE2 and of Python."""
-NO_LABEL = (
-    "is no label that a pod can have: letters, digits, -, _ and ., a key may begin with a domain and a slash"
-)
 
 _HEADROOM = CelRule(
     "!has(self.capacity) || !has(self.capacity.headroom) || !has(self.endpointRatio) || "
@@ -147,10 +149,7 @@ def _pods(field: str) -> CelRule:
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
         CelRule(_one(*_TARGETS), ONE_TARGET),
-        CelRule(
-            " && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in _TARGETS),
-            "pool, adapter, variant and llmInferenceService never turn into each other: make a new Rollout",
-        ),
+        CelRule(_kept_apart(_TARGETS), f"{listed(_TARGETS)} never turn into each other: make a new Rollout"),
     ),
     "VariantTargetModel": (
         CelRule(
@@ -165,11 +164,8 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
     ),
     "TrafficModel": (
-        CelRule(_one(*fields_for()), ONE_KIND),
-        CelRule(
-            " && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in fields_for()),
-            "the kind of traffic cannot be changed: make a new Rollout",
-        ),
+        CelRule(_one(*_TRAFFIC), ONE_KIND),
+        CelRule(_kept_apart(_TRAFFIC), "the kind of traffic cannot be changed: make a new Rollout"),
         *(
             CelRule(
                 f"!has(self.{kind.field}) || !has(oldSelf.{kind.field}) || self.{kind.named} == oldSelf.{kind.named}",
@@ -359,29 +355,21 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule("has(self.stepsHash) || !has(oldSelf.stepsHash)", "stepsHash of a run cannot be taken away"),
     ),
     "RolloutSpecModel": (
-        CelRule(
-            "!has(self.target.pool) || has(self.traffic.httpRoutes)",
-            "a pool target needs traffic.httpRoutes: pools are split by the gateway",
+        *(
+            CelRule(
+                f"!has(self.target.{kind.field}) || "
+                f"{_any('self.traffic', *(one.field for one in kinds_for(kind)))}",
+                needed_traffic(kind),
+            )
+            for kind in target_kinds()
         ),
         CelRule(
-            f"!has(self.target.adapter) || {_split_by(TargetKind.ADAPTER)}",
-            "an adapter target needs traffic.inferenceModel or traffic.inferenceModelRewrite",
-        ),
-        CelRule(
-            f"!has(self.target.variant) || {_split_by(TargetKind.VARIANT)}",
-            "a variant target needs traffic.inferencePool, and that a variant target",
-        ),
-        CelRule(
-            f"has(self.target.llmInferenceService) == {_split_by(TargetKind.LLM_SERVICE)}",
-            SERVICE_NEEDS_GROUP,
-        ),
-        CelRule(
-            "!(has(self.target.pool) || has(self.target.llmInferenceService)) || !has(self.strategy.canary) || "
+            f"!{_any('self.target', *_BY_GATEWAY)} || !has(self.strategy.canary) || "
             "!has(self.strategy.canary.sticky)",
             f"sticky {STICKY_WITHOUT_POOL}",
         ),
         CelRule(
-            "has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.capacity)",
+            f"{_any('self.target', *_SCALED)} || !has(self.strategy.canary) || !has(self.strategy.canary.capacity)",
             f"capacity {CAPACITY_NEEDS_POOL}",
         ),
         CelRule(

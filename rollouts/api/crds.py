@@ -20,13 +20,13 @@ from rollouts.api.pool_split_models import PoolSplitSpec
 from rollouts.api.rollout_models import RolloutSpecModel, SharedStrategySpec
 from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status_models import RolloutStatusModel
+from rollouts.objects import kinds
+from rollouts.objects.kinds import GROUP, VERSION
+from rollouts.objects.resource import Resource
 
 __all__ = ["all_crds", "crd_files", "structural_schema"]
 
 Json = dict[str, Any]
-
-GROUP = "inferencerollouts.dev"
-VERSION = "v1alpha1"
 
 _KEPT = (
     "type",
@@ -255,16 +255,15 @@ _SPLIT_COLUMNS = [
 
 
 def _kind(
-    kind: str,
-    plural: str,
+    resource: Resource,
     short: str,
     spec: type[BaseModel],
     status: type[BaseModel] | None,
     columns: list[Json],
     *,
     about: str,
-    scope: str = "Namespaced",
 ) -> Json:
+    kind, plural = resource.kind, resource.plural
     properties: Json = {
         "apiVersion": {"type": "string", "description": "Version of this schema."},
         "kind": {"type": "string", "description": f"Always {kind}."},
@@ -294,7 +293,7 @@ def _kind(
         "metadata": {"name": f"{plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": scope,
+            "scope": "Namespaced" if resource.namespaced else "Cluster",
             "names": {
                 "kind": kind,
                 "listKind": f"{kind}List",
@@ -318,8 +317,7 @@ def all_crds() -> list[Json]:
     ]
     return [
         _kind(
-            "Rollout",
-            "rollouts",
+            kinds.ROLLOUT,
             "iro",
             RolloutSpecModel,
             RolloutStatusModel,
@@ -327,8 +325,7 @@ def all_crds() -> list[Json]:
             about="Moves the traffic of a model step by step from one version to the next, while metrics pass.",
         ),
         _kind(
-            "AnalysisRun",
-            "analysisruns",
+            kinds.ANALYSIS_RUN,
             "iar",
             AnalysisRunSpec,
             AnalysisRunStatusModel,
@@ -336,8 +333,7 @@ def all_crds() -> list[Json]:
             about="One running or finished analysis of a Rollout's attempt.",
         ),
         _kind(
-            "AnalysisTemplate",
-            "analysistemplates",
+            kinds.ANALYSIS_TEMPLATE,
             "iat",
             AnalysisTemplateSpec,
             None,
@@ -345,18 +341,15 @@ def all_crds() -> list[Json]:
             about="Metrics that Rollouts of the namespace use by name.",
         ),
         _kind(
-            "ClusterAnalysisTemplate",
-            "clusteranalysistemplates",
+            kinds.CLUSTER_ANALYSIS_TEMPLATE,
             "icat",
             AnalysisTemplateSpec,
             None,
             template_columns,
             about="Metrics that Rollouts of all namespaces use by name.",
-            scope="Cluster",
         ),
         _kind(
-            "RolloutStrategy",
-            "rolloutstrategies",
+            kinds.ROLLOUT_STRATEGY,
             "irs",
             SharedStrategySpec,
             None,
@@ -364,28 +357,23 @@ def all_crds() -> list[Json]:
             about="A canary strategy that Rollouts of the namespace share: strategy.canaryFrom names it.",
         ),
         _kind(
-            "ClusterRolloutStrategy",
-            "clusterrolloutstrategies",
+            kinds.CLUSTER_ROLLOUT_STRATEGY,
             "icrs",
             SharedStrategySpec,
             None,
             strategy_columns,
             about="A canary strategy that Rollouts of all namespaces share: strategy.canaryFrom names it.",
-            scope="Cluster",
         ),
         _kind(
-            "RolloutFreeze",
-            "rolloutfreezes",
+            kinds.ROLLOUT_FREEZE,
             "irf",
             RolloutFreezeSpec,
             None,
             _FREEZE_COLUMNS,
             about="A time in which no weight rises and no attempt begins in the Rollouts that it selects.",
-            scope="Cluster",
         ),
         _kind(
-            "PoolSplit",
-            "poolsplits",
+            kinds.POOL_SPLIT,
             "ips",
             PoolSplitSpec,
             None,

@@ -17,7 +17,7 @@ from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.spec_rules import check_spec, read_capacity, read_window
 from rollouts.api.status import read_status
 from rollouts.api.strategies import StrategyRef, effective_spec, strategy_ref
-from rollouts.carriers import given
+from rollouts.carriers import asked, given
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
@@ -42,8 +42,6 @@ from rollouts.engine.rollout_spec import (
     WeightStep,
 )
 from rollouts.engine.rollout_status import RolloutStatus
-from rollouts.engine.variants import variant_source
-from rollouts.engine.versions import Target, TargetKind
 from rollouts.objects.fields import list_of, map_of, metadata_of, nested_deeper, text_of
 
 __all__ = [
@@ -189,9 +187,7 @@ def _on_delete(spec: Any) -> OnDelete:
 
 def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
     """The engine's spec; None where a broken rule leaves nothing that the engine's types could say."""
-    target = model.target
-    asked = (target.pool, target.adapter, target.variant, target.llm_inference_service)
-    if sum(one is not None for one in asked) != 1 or len(given(model.traffic)) != 1:
+    if len(asked(model.target)) != 1 or len(given(model.traffic)) != 1:
         return None
     try:
         return _engine_spec(model)
@@ -247,9 +243,9 @@ def _given(model: ApiModel) -> dict[str, Any]:
 def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
     canary = model.strategy.canary
     background = canary.analysis
-    ((kind, traffic),) = given(model.traffic)
+    ((kind, traffic),), ((version, target),) = given(model.traffic), asked(model.target)
     return RolloutSpec(
-        target=_target(model),
+        target=version.read(target, model.target.revision),
         traffic=kind.read(traffic, _fingerprint),
         canary=CanaryStrategy(
             steps=tuple(_step(step) for step in canary.steps),
@@ -285,31 +281,6 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
         ),
         paused=model.paused,
         on_delete=OnDelete(model.on_delete),
-    )
-
-
-def _target(model: RolloutSpecModel) -> Target:
-    target = model.target
-    if target.pool is not None:
-        return Target(
-            kind=TargetKind.POOL, name=target.pool.name, group=target.pool.group, revision=target.revision
-        )
-    if target.variant is not None:
-        variant = target.variant
-        source = variant_source(variant.labels, variant.model)
-        return Target(kind=TargetKind.VARIANT, name=variant.name, source=source, revision=target.revision)
-    if target.llm_inference_service is not None:
-        return Target(
-            kind=TargetKind.LLM_SERVICE, name=target.llm_inference_service.name, revision=target.revision
-        )
-    assert target.adapter is not None
-    source = target.adapter.source.path if target.adapter.source else ""
-    return Target(
-        kind=TargetKind.ADAPTER,
-        name=target.adapter.name,
-        source=source,
-        revision=target.revision,
-        must_differ=target.adapter.probe is not None and target.adapter.probe.must_differ,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.carriers import TRAFFIC_KINDS, object_targets
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_KIND
 from rollouts.objects.shared_strategies import pinned_canary
@@ -18,14 +18,14 @@ __all__ = [
     "serving_pools",
     "template_names",
     "traffic_names",
+    "version_names",
 ]
 
 DEPENDENTS_ANNOTATION = "inferencerollouts.dev/dependents"
 """On a Rollout: namespaces, parted by commas, whose Rollouts may depend on it and so learn its phase; `*` is all."""
 
-_WITH_PODS = ("pool", *(kind.target.value for kind in TRAFFIC_KINDS if kind.made_of))
-"""Fields of ``spec.target`` that name what has pods of its own."""
-_KINDS_WITH_PODS = (POOL_KIND, *(kind.kind for kind in TRAFFIC_KINDS if kind.made_of))
+_WITH_PODS = {kind.field: kind.kind for kind in object_targets()}
+"""Fields of ``spec.target`` that name what has pods of its own, and its kind."""
 
 
 def _name(value: Any) -> Iterator[str]:
@@ -48,30 +48,43 @@ def traffic_names(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield kind.kind, name
 
 
-def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the pools, or of what has pods as a pool has, that a Rollout looks at: target, arms, history."""
+def version_names(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, name) of what has pods that a Rollout looks at: target, hint, arms, history, and pools that it splits."""
     spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
-    for field in _WITH_PODS:
-        yield from _name(map_of(spec.get("target")).get(field))
-    for kind in TRAFFIC_KINDS:
-        yield from kind.pools(map_of(spec.get("traffic")))
-    if not map_of(spec.get("target")).get("variant") and text_of(spec.get("stableHint")):
-        yield spec["stableHint"]
-    for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
-        if map_of(arm).get("kind") in _KINDS_WITH_PODS:
-            yield from _name(arm)
+    target, hint = map_of(spec.get("target")), text_of(spec.get("stableHint"))
+    for field, kind in _WITH_PODS.items():
+        for name in _name(target.get(field)):
+            yield kind, name
+            if hint:
+                yield kind, hint
+    yield from _split_pools(spec)
+    yield from _arms(status.get("stable"), status.get("canary"), *list_of(status.get("history")))
+
+
+def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
+    """The names of ``version_names``."""
+    return (name for _, name in version_names(obj))
 
 
 def serving_pools(obj: Mapping[str, Any]) -> set[str]:
     """Names of the pools that a Rollout needs now: its target, and the versions that may have requests."""
     spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
     found = {name for field in _WITH_PODS for name in _name(map_of(spec.get("target")).get(field))}
+    found |= {name for _, name in _split_pools(spec)}
+    return found | {name for _, name in _arms(status.get("stable"), status.get("canary"))}
+
+
+def _split_pools(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for kind in TRAFFIC_KINDS:
-        found |= set(kind.pools(map_of(spec.get("traffic"))))
-    for arm in (status.get("stable"), status.get("canary")):
-        if map_of(arm).get("kind") in _KINDS_WITH_PODS:
-            found |= set(_name(arm))
-    return found
+        for name in kind.pools(map_of(spec.get("traffic"))):
+            yield POOL_KIND, name
+
+
+def _arms(*arms: Any) -> Iterator[tuple[str, str]]:
+    for arm in map(map_of, arms):
+        if arm.get("kind") in _WITH_PODS.values():
+            for name in _name(arm):
+                yield str(arm["kind"]), name
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:

@@ -9,20 +9,17 @@ from pydantic import ConfigDict, Field, create_model
 from rollouts.analysis.comparisons import FALSE_ABORT_RATE
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.base import ApiModel
-from rollouts.api.pool_split_models import ModelName, VariantLabels, VariantName
 from rollouts.api.scalars import Duration, IntOrPercent, Name, Text, bounds
-from rollouts.api.traffic_models import PoolRefModel, Preserved
-from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.api.traffic_models import Preserved
+from rollouts.carriers import TRAFFIC_KINDS, listed, target_kinds
 
 __all__ = [
-    "AdapterTargetModel",
     "ApproveModel",
     "BackgroundModel",
     "CanaryModel",
     "HeaderMatchModel",
     "HeaderRouteModel",
     "JobModel",
-    "LlmServiceTargetModel",
     "PauseModel",
     "RolloutSpecModel",
     "SharedStrategySpec",
@@ -32,75 +29,38 @@ __all__ = [
     "StrategyRefModel",
     "TargetModel",
     "TrafficModel",
-    "VariantTargetModel",
 ]
 
 
-class AdapterSourceModel(ApiModel):
-    """Where an adapter is loaded from."""
-
-    path: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Path on the model servers, under a prefix that the administrator allows."""
-
-
-class AdapterProbeModel(ApiModel):
-    """The short request that every pod answers before an adapter gets traffic, and its base as well."""
-
-    must_differ: bool = False
-    """Refuse an adapter that answers as its base does; otherwise that is a warning, `AdapterWithoutEffect`."""
-
-
-class AdapterTargetModel(ApiModel):
-    """A LoRA adapter."""
-
-    name: Name
-    """Name under which the model servers list the adapter."""
-    source: AdapterSourceModel | None = None
-    """Load it at runtime on every pod; without it the adapter is expected to be there."""
-    probe: AdapterProbeModel | None = None
-    """What the answer to the probe has to show."""
-
-
-class VariantTargetModel(ApiModel):
-    """Some of one pool's pods, told by their labels."""
-
-    name: VariantName
-    """Name of the variant, in metrics, logs, sticky keys and the pin header; as a label's value."""
-    labels: VariantLabels
-    """Labels that its pods have beside those of the pool's selector. No pod may have those of two variants."""
-    model: ModelName = ""
-    """Model name that is sent to these pods, when it differs from the one that clients ask for."""
-
-
-class LlmServiceTargetModel(ApiModel):
-    """An LLMInferenceService of KServe."""
-
-    name: Name
-    """Its name, in the Rollout's namespace."""
-
-
-class TargetModel(ApiModel):
-    """What should serve: the line that changes in Git. Exactly one of `pool`, `adapter`, `variant` and
-    `llmInferenceService`."""
-
-    pool: PoolRefModel | None = None
-    """Serve from this InferencePool."""
-    adapter: AdapterTargetModel | None = None
-    """Serve this LoRA adapter."""
-    variant: VariantTargetModel | None = None
-    """Serve from these pods of the pool in `traffic.inferencePool`."""
-    llm_inference_service: LlmServiceTargetModel | None = None
-    """Serve from this member of the group in `traffic.llmInferenceServiceGroup`."""
-    revision: Text = ""
-    """Free text that changes the revision hash and nothing else: the way to retry through Git."""
-
-
 if TYPE_CHECKING:
+
+    class TargetModel(ApiModel):
+        """What should serve; its other fields are those of ``target_kinds``, for ``carriers.asked`` to tell."""
+
+        revision: str = ""
 
     class TrafficModel(ApiModel):
         """Where the weights live; its fields are those of ``TRAFFIC_KINDS``, for ``carriers.given`` to tell."""
 
 else:
+    TargetModel = create_model(
+        "TargetModel",
+        __base__=ApiModel,
+        __doc__="What should serve: the line that changes in Git. Exactly one of "
+        f"{listed(f'`{kind.field}`' for kind in target_kinds())}.",
+        __module__=__name__,
+        **{
+            kind.attribute: (kind.model | None, Field(default=None, description=kind.help))
+            for kind in target_kinds()
+        },
+        revision=(
+            Text,
+            Field(
+                default="",
+                description="Free text that changes the revision hash and nothing else: the way to retry through Git.",
+            ),
+        ),
+    )
     TrafficModel = create_model(
         "TrafficModel",
         __base__=ApiModel,

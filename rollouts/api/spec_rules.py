@@ -6,21 +6,17 @@ existed; so every rule has both a CEL form (used by the CRD generator) and a Pyt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import (
     CAPACITY_NEEDS_POOL,
-    LABEL_KEY,
-    LABEL_VALUE,
     LESS_THAN_RATIO,
     MORE_THAN_REQUESTS,
-    NO_LABEL,
     ONE_KIND,
     ONE_TARGET,
-    SERVICE_NEEDS_GROUP,
     STICKY_WITHOUT_POOL,
+    needed_traffic,
 )
 from rollouts.api.rollout_models import (
     CanaryModel,
@@ -28,15 +24,13 @@ from rollouts.api.rollout_models import (
     RolloutSpecModel,
     ScaleDownPolicyModel,
     StepModel,
-    VariantTargetModel,
     WarmUpModel,
     WindowModel,
 )
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
-from rollouts.carriers import fields_for, given
+from rollouts.carriers import asked, given
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp, Window
-from rollouts.engine.versions import TargetKind
 from rollouts.units import parse_pod_count
 
 __all__ = ["check_canary", "check_gate", "check_metric", "check_spec", "read_capacity", "read_window"]
@@ -58,8 +52,6 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from _check_traffic(spec)
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
-    if spec.target.pool is None and spec.strategy.canary.capacity is not None:
-        yield f"{_CANARY}.capacity", CAPACITY_NEEDS_POOL
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
     for index, one in enumerate(spec.depends_on):
@@ -162,36 +154,27 @@ def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:
 
 
 def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:
-    target, sticky = spec.target, spec.strategy.canary.sticky
-    if _count(target.pool, target.adapter, target.variant, target.llm_inference_service) != 1:
+    found, canary = asked(spec.target), spec.strategy.canary
+    if len(found) != 1:
         yield "spec.target", ONE_TARGET
-    if target.variant is not None:
-        yield from _check_variant(target.variant)
-    if sticky is not None and (target.pool is not None or target.llm_inference_service is not None):
+    for kind, value in found:
+        for path, text in kind.findings(value):
+            yield f"spec.target.{path}", text
+    if canary.sticky is not None and not all(kind.by_picker for kind, _ in found):
         yield f"{_CANARY}.sticky", STICKY_WITHOUT_POOL
-
-
-def _check_variant(variant: VariantTargetModel) -> Iterator[Finding]:
-    for key, value in variant.labels.items():
-        if not re.fullmatch(LABEL_KEY, key) or not re.fullmatch(LABEL_VALUE, value):
-            yield "spec.target.variant.labels", f"{key}={value} {NO_LABEL}"
+    if canary.capacity is not None and all(kind.unscaled for kind, _ in found):
+        yield f"{_CANARY}.capacity", CAPACITY_NEEDS_POOL
 
 
 def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
-    found, target = given(spec.traffic), spec.target
+    found = given(spec.traffic)
     if len(found) != 1:
         yield "spec.traffic", ONE_KIND
         return
     ((kind, value),) = found
-    if target.pool is not None and kind.target is not TargetKind.POOL:
-        fields = " or ".join(fields_for(TargetKind.POOL))
-        yield "spec.traffic", f"a pool target needs {fields}: pools are split by the gateway"
-    if target.adapter is not None and kind.target is not TargetKind.ADAPTER:
-        yield "spec.traffic", f"an adapter target needs {' or '.join(fields_for(TargetKind.ADAPTER))}"
-    if target.variant is not None and kind.target is not TargetKind.VARIANT:
-        yield "spec.traffic", f"a variant target needs {' or '.join(fields_for(TargetKind.VARIANT))}"
-    if (target.llm_inference_service is not None) is not (kind.target is TargetKind.LLM_SERVICE):
-        yield "spec.traffic", SERVICE_NEEDS_GROUP
+    for target, _ in asked(spec.target):
+        if kind.target is not target:
+            yield "spec.traffic", needed_traffic(target)
     for path, text in kind.findings(value):
         yield f"spec.traffic.{path}", text
 

@@ -424,7 +424,7 @@ class WayBackModel(ApiModel):
     model: Annotated[str, Field(max_length=MAX_MODEL)] = ""
     """Model whose requests it shares; empty: all."""
     joint: Annotated[int, Field(ge=0, le=2_000_000)] = 0
-    """Weight of both members of a KServe group, where others have some."""
+    """Weight of both members of a group together, where others have some."""
 
 
 class ApprovalModel(ApiModel):

@@ -12,7 +12,6 @@ from rollouts.objects.pool_splits import MAX_MODEL
 
 __all__ = [
     "AdapterTrafficModel",
-    "GroupTrafficModel",
     "HttpRouteModel",
     "PoolRefModel",
     "Preserved",
@@ -54,13 +53,6 @@ class AdapterTrafficModel(ApiModel):
     """Model name that clients ask for."""
     pool_ref: PoolRefModel | None = None
     """The pool that serves the adapters."""
-
-
-class GroupTrafficModel(ApiModel):
-    """The routing group of KServe whose members' weights move; its routes are KServe's."""
-
-    group: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
-    """What `spec.router.route.group` of both LLMInferenceServices says."""
 
 
 class VariantTrafficModel(ApiModel):

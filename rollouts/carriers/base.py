@@ -2,7 +2,8 @@
 
 A new kind is a file with a ``TrafficKind`` and a ``Carrier``, and its line in ``TRAFFIC_KINDS``. Whatever asks per kind
 iterates over that list: the schema of ``spec.traffic`` and its rules, caches and their indexes, the gatherer, the way
-back, ``doctor``, the chart's roles.
+back, ``lint``, ``doctor``, the controller's options, the chart's roles. The same holds of the kind of version that it
+splits (``TrafficKind.target``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any, ClassVar
 
 from pydantic.alias_generators import to_snake
 
+from rollouts.carriers.target_kinds import ObjectTargetKind, TargetKind
 from rollouts.engine.actions import DesiredTraffic
-from rollouts.engine.observation import Blocker, Claim, Problem, TrafficView
+from rollouts.engine.observation import Claim, Problem, TrafficView
 from rollouts.engine.rollout_spec import Traffic, TrafficMode
 from rollouts.engine.rollout_status import WayBack
-from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.models import PoolOfModel, model_names, pool_of_model
 from rollouts.objects.pools import Pool
@@ -32,7 +34,7 @@ from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal, Write
 from rollouts.units import Weight
 
-__all__ = ["POOL_REF", "Carrier", "TrafficKind", "TrafficPlace"]
+__all__ = ["POOL_REF", "Carrier", "Option", "TrafficKind", "TrafficPlace"]
 
 Object = Mapping[str, Any]
 Index = Callable[[dict[str, Any]], Iterable[Hashable]]
@@ -53,6 +55,14 @@ class TrafficPlace:
     """What the status holds of ways back."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What has a kind watched: ``--<name>`` of the controller, and a value of the chart. ``help`` is for the former."""
+
+    name: str
+    help: str
+
+
 class TrafficKind(ABC):
     """One kind. ``model`` is the pydantic type of ``spec.traffic.<field>``, ``help`` its description."""
 
@@ -61,7 +71,7 @@ class TrafficKind(ABC):
     help: ClassVar[str]
     model: ClassVar[Any]
     target: ClassVar[TargetKind]
-    """The target that it splits."""
+    """The kind of version that it splits."""
     resources: ClassVar[tuple[Resource, ...]]
     """The API groups that may serve it, the one that counts first."""
     verbs: ClassVar[tuple[str, ...]] = ("get", "list", "watch", "create", "patch", "delete")
@@ -79,10 +89,12 @@ class TrafficKind(ABC):
     indexes: ClassVar[Mapping[str, Index]] = {}
     """Of its store."""
     made_of: ClassVar[str] = ""
-    """Index by which the objects are found that are the traffic object together, by (namespace, name) of that; each of
-    them is a version as well (``identity``, ``pods``, ``lacks``). Empty: an object is one by itself."""
-    option: ClassVar[str] = ""
-    """Option of the controller, and value of the chart, without which it is not watched; empty: always."""
+    """Index by which the objects are found that are the traffic object together, by (namespace, name) of that. Empty:
+    an object is one by itself."""
+    membership: ClassVar[str] = ""
+    """The field by which an object says that it is one of those, for people."""
+    option: ClassVar[Option | None] = None
+    """Without it the kind is not watched; None: it always is."""
     has_dialects: ClassVar[bool] = False
     """Whether the API server has to be asked what a version calls its lists (``controller.dialects``)."""
 
@@ -95,6 +107,17 @@ class TrafficKind(ABC):
     def named(self) -> str:
         """Where below ``spec.traffic`` the object's name is."""
         return f"{self.field}.name"
+
+    @property
+    def called(self) -> str:
+        """The traffic object, for people, before its name."""
+        return f"{self.kind} group" if self.made_of else self.kind
+
+    @property
+    def versions(self) -> ObjectTargetKind | None:
+        """The kind of version that its objects are as well; None where they are none."""
+        target = self.target
+        return target if isinstance(target, ObjectTargetKind) and target.kind == self.kind else None
 
     # --- what a raw Rollout says: cheap, and tolerant of any object ---
 
@@ -135,15 +158,15 @@ class TrafficKind(ABC):
     def read(self, model: Any, fingerprint: Callable[[Any], str]) -> Traffic:
         """The engine's view of the field."""
 
-    # --- objects that are a traffic object together, and versions each (``made_of``) ---
+    def recorded(self, record: WayBack) -> Traffic | None:
+        """The engine's view of the recorded object, while no spec says more; None: it is not read without its spec."""
+        return None
 
-    def joined(self, namespace: str, name: str, objects: Iterable[Object]) -> dict[str, Any] | None:
+    # --- the objects that are the traffic object together: one, unless ``made_of`` names more ---
+
+    def joined(self, namespace: str, name: str, objects: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
         """The traffic object that these are together; None where it is not there."""
-        raise NotImplementedError
-
-    def identity(self, target: Target) -> Identity:
-        """``spec.target`` as an arm."""
-        raise NotImplementedError
+        return next(iter(objects), None)
 
     def is_part(self, obj: Object, name: str) -> bool:
         """Whether an object is a part of the traffic object of that name."""
@@ -159,22 +182,6 @@ class TrafficKind(ABC):
     def part(self, obj: Object, name: str) -> Object | None:
         """The part of that name; None where the traffic object has none."""
         return None
-
-    def pods(self, obj: Object) -> Pool:
-        """The pods of the version that an object is."""
-        raise NotImplementedError
-
-    def lacks(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
-        """What keeps the version that an object is from being a target; ``beside``: the stable one's object."""
-        yield from ()
-
-    def serves(self, obj: Object, name: str) -> bool:
-        """Whether requests reach the version that an object is, once its pods are Ready; ``name``: of the traffic."""
-        return True
-
-    def troubles(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
-        """Why requests may not reach a version that had lacked nothing."""
-        yield from ()
 
     # --- what the object says ---
 

@@ -8,14 +8,16 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from rollouts.api.traffic_models import HttpRouteModel
+from rollouts.api.traffic_models import HttpRouteModel, PoolRefModel
 from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
+from rollouts.carriers.target_kinds import ObjectTargetKind
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem, TrafficView
 from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
-from rollouts.engine.versions import Identity, TargetKind
+from rollouts.engine.versions import Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, metadata_of
+from rollouts.objects.pools import POOL_KIND, Pool, read_pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import httproute
 from rollouts.traffic.backends import chosen_rules, weighted_pools
@@ -23,7 +25,7 @@ from rollouts.traffic.mirrors import mirrors_of
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.writes import RenderRefusal, Write
 
-__all__ = ["HTTP_ROUTE", "MIRROR", "WEIGHTED"]
+__all__ = ["HTTP_ROUTE", "MIRROR", "POOL_TARGET", "WEIGHTED"]
 
 MIRROR = "mirror"
 """Index of the routes that send copies of requests somewhere, by namespace."""
@@ -39,12 +41,31 @@ def _by_weighted(obj: dict[str, Any]) -> Iterable[Hashable]:
     return weighted_pools(obj.get("spec"), str(metadata_of(obj).get("namespace", "")))
 
 
+class _Pools(ObjectTargetKind):
+    field = "pool"
+    help = "Serve from this InferencePool."
+    model = PoolRefModel
+    called = "a pool"
+    why = ": pools are split by the gateway"
+    kind = POOL_KIND
+    resources = kinds.POOLS
+
+    def read(self, model: PoolRefModel, revision: str) -> Target:
+        return Target(kind=self.field, name=model.name, group=model.group, revision=revision)
+
+    def pods(self, obj: Object) -> Pool:
+        return read_pool(obj)
+
+
+POOL_TARGET = _Pools()
+
+
 class _HttpRoutes(TrafficKind):
     kind = kinds.HTTP_ROUTE.kind
     field = "httpRoutes"
     help = "The HTTPRoute (one for now)."
     model = Annotated[list[HttpRouteModel], Field(min_length=1, max_length=1)]
-    target = TargetKind.POOL
+    target = POOL_TARGET
     resources = (kinds.HTTP_ROUTE,)
     asked_for = ("patch",)
     unserved = (

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from rollouts.api.traffic_models import GroupTrafficModel
-from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
+from pydantic import Field
+
+from rollouts.api.base import ApiModel
+from rollouts.api.scalars import Name
+from rollouts.carriers.base import Carrier, Object, Option, TrafficKind, TrafficPlace
+from rollouts.carriers.target_kinds import ObjectTargetKind
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Blocker, Claim, TrafficView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import GroupTraffic, TrafficMode
 from rollouts.engine.rollout_status import WayBack
-from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.engine.versions import Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.claims import CONSENT_ANNOTATION
 from rollouts.objects.fields import map_of, metadata_of, text_of
@@ -38,48 +42,28 @@ def _by_group(obj: dict[str, Any]) -> Iterable[Hashable]:
     return [(text_of(metadata_of(obj).get("namespace")), group)] if group else []
 
 
-class _LlmInferenceServices(TrafficKind):
+class LlmServiceTargetModel(ApiModel):
+    """An LLMInferenceService of KServe."""
+
+    name: Name
+    """Its name, in the Rollout's namespace."""
+
+
+class GroupTrafficModel(ApiModel):
+    """The routing group of KServe whose members' weights move; its routes are KServe's."""
+
+    group: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+    """What `spec.router.route.group` of both LLMInferenceServices says."""
+
+
+class _LlmInferenceServiceTargets(ObjectTargetKind):
+    field = "llmInferenceService"
+    help = "Serve from this member of the group in `traffic.llmInferenceServiceGroup`."
+    model = LlmServiceTargetModel
+    called = "an llmInferenceService"
+    unscaled = "KServe scales its services itself"
     kind = kinds.LLM_SERVICE.kind
-    field = "llmInferenceServiceGroup"
-    help = (
-        "A routing group of KServe's LLMInferenceServices; each version is a member with a weight of its own."
-    )
-    model = GroupTrafficModel
-    target = TargetKind.LLM_SERVICE
     resources = (kinds.LLM_SERVICE,)
-    verbs = ("get", "list", "watch", "patch")
-    weights = (".spec.router.route.weight",)
-    indexes: ClassVar = {_GROUP: _by_group}
-    made_of = _GROUP
-    option = "kserve"
-
-    @property
-    def named(self) -> str:
-        return f"{self.field}.group"
-
-    def said(self, traffic: Object) -> list[Object]:
-        group = text_of(map_of(traffic.get(self.field)).get("group"))
-        return [{"name": group}] if group else []
-
-    def pools(self, traffic: Object) -> Iterator[str]:
-        yield from ()  # each version brings its own
-
-    def read(self, model: GroupTrafficModel, fingerprint: Callable[[Any], str]) -> GroupTraffic:
-        return GroupTraffic(kind=self.kind, name=model.group)
-
-    # --- the group, and its members as versions ---
-
-    def joined(self, namespace: str, name: str, objects: Iterable[Object]) -> dict[str, Any] | None:
-        return service_group.joined(namespace, name, objects)
-
-    def is_part(self, obj: Object, name: str) -> bool:
-        return read_llm_service(obj).group == name
-
-    def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
-        return service_group.with_member(obj, part)
-
-    def part(self, obj: Object, name: str) -> Object | None:
-        return service_group.member(obj, name)
 
     def identity(self, target: Target) -> Identity:
         return service_group.service_identity(target.name)
@@ -132,22 +116,8 @@ class _LlmInferenceServices(TrafficKind):
             if said.reason is not Reason.ROUTE_NOT_CONSENTED and not late:
                 yield said
 
-    # --- the way back ---
 
-    def lists(self, obj: Object) -> list[EntryList]:
-        return service_group.lists(obj)
-
-    def claimed(self, obj: Object, record: WayBack, rollout: str) -> tuple[Claim, str]:
-        return service_group.claim_of_members(obj, rollout, (record.stable.name, record.canary.name))
-
-    def lowered(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
-        return service_group.lowered(obj, record, limit)
-
-    def lowered_alone(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
-        return service_group.lowered_alone(obj, record, limit)
-
-    def carrier(self, place: TrafficPlace, spec: GroupTraffic, template: Object | None) -> Carrier:
-        return _GroupCarrier(target=_GroupTarget(place=place, spec=spec), resource=place.resource)
+LLM_INFERENCE_SERVICE_TARGET = _LlmInferenceServiceTargets()
 
 
 def _not_ready(one: LlmService) -> Iterator[Blocker]:
@@ -165,6 +135,71 @@ def _not_ready(one: LlmService) -> Iterator[Blocker]:
         said = failed or one.failing["Ready"]
         message = f"KServe says {said.type}=False of {what} ({said.words})"
     yield Blocker(reason=Reason.SERVICE_NOT_READY, message=message)
+
+
+class _LlmInferenceServices(TrafficKind):
+    kind = kinds.LLM_SERVICE.kind
+    field = "llmInferenceServiceGroup"
+    help = (
+        "A routing group of KServe's LLMInferenceServices; each version is a member with a weight of its own."
+    )
+    model = GroupTrafficModel
+    target = LLM_INFERENCE_SERVICE_TARGET
+    resources = LLM_INFERENCE_SERVICE_TARGET.resources
+    verbs = ("get", "list", "watch", "patch")
+    weights = (".spec.router.route.weight",)
+    indexes: ClassVar = {_GROUP: _by_group}
+    made_of = _GROUP
+    membership = "spec.router.route.group"
+    option = Option(name="kserve", help="Watch KServe's LLMInferenceServices, where they are served.")
+
+    @property
+    def named(self) -> str:
+        return f"{self.field}.group"
+
+    def said(self, traffic: Object) -> list[Object]:
+        group = text_of(map_of(traffic.get(self.field)).get("group"))
+        return [{"name": group}] if group else []
+
+    def pools(self, traffic: Object) -> Iterator[str]:
+        yield from ()  # each version brings its own
+
+    def read(self, model: GroupTrafficModel, fingerprint: Callable[[Any], str]) -> GroupTraffic:
+        return GroupTraffic(kind=self.kind, name=model.group)
+
+    def recorded(self, record: WayBack) -> GroupTraffic:
+        return GroupTraffic(kind=self.kind, name=record.name)
+
+    # --- the group ---
+
+    def joined(self, namespace: str, name: str, objects: Iterable[Object]) -> dict[str, Any] | None:
+        return service_group.joined(namespace, name, objects)
+
+    def is_part(self, obj: Object, name: str) -> bool:
+        return read_llm_service(obj).group == name
+
+    def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
+        return service_group.with_member(obj, part)
+
+    def part(self, obj: Object, name: str) -> Object | None:
+        return service_group.member(obj, name)
+
+    # --- the way back ---
+
+    def lists(self, obj: Object) -> list[EntryList]:
+        return service_group.lists(obj)
+
+    def claimed(self, obj: Object, record: WayBack, rollout: str) -> tuple[Claim, str]:
+        return service_group.claim_of_members(obj, rollout, (record.stable.name, record.canary.name))
+
+    def lowered(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        return service_group.lowered(obj, record, limit)
+
+    def lowered_alone(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        return service_group.lowered_alone(obj, record, limit)
+
+    def carrier(self, place: TrafficPlace, spec: GroupTraffic, template: Object | None) -> Carrier:
+        return _GroupCarrier(target=_GroupTarget(place=place, spec=spec), resource=place.resource)
 
 
 LLM_INFERENCE_SERVICE = _LlmInferenceServices()

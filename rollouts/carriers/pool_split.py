@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from rollouts.api.target_models import LABEL_KEY, LABEL_VALUE, NO_LABEL, VariantTargetModel
 from rollouts.api.traffic_models import VariantTrafficModel
+from rollouts.carriers.adapters import SHARED_PODS
 from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
+from rollouts.carriers.target_kinds import TargetKind
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.rollout_spec import TrafficMode, VariantTraffic
 from rollouts.engine.rollout_status import WayBack
-from rollouts.engine.versions import Identity, TargetKind
+from rollouts.engine.variants import variant_source
+from rollouts.engine.versions import VARIANT_KIND, Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.pool_splits import read_pool_split, split_name
@@ -27,7 +32,7 @@ from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import Apply, RenderRefusal, Write
 from rollouts.units import Weight
 
-__all__ = ["POOL_SPLIT", "REQUESTS", "recorded_split", "said_split"]
+__all__ = ["POOL_SPLIT", "REQUESTS", "VARIANT_TARGET", "recorded_split", "said_split"]
 
 
 def recorded_split(record: WayBack) -> VariantTraffic:
@@ -55,12 +60,36 @@ def _by_requests(obj: dict[str, Any]) -> Iterable[Hashable]:
     return [(split.namespace, split.pool, split.model_name)]
 
 
+class _Variants(TargetKind):
+    field = "variant"
+    help = "Serve from these pods of the pool in `traffic.inferencePool`."
+    model = VariantTargetModel
+    called = "a variant"
+    by_picker = True
+    unscaled = SHARED_PODS
+
+    def read(self, model: VariantTargetModel, revision: str) -> Target:
+        source = variant_source(model.labels, model.model)
+        return Target(kind=self.field, name=model.name, source=source, revision=revision)
+
+    def findings(self, model: VariantTargetModel) -> Iterator[tuple[str, str]]:
+        for key, value in model.labels.items():
+            if not re.fullmatch(LABEL_KEY, key) or not re.fullmatch(LABEL_VALUE, value):
+                yield "variant.labels", f"{key}={value} {NO_LABEL}"
+
+    def identity(self, target: Target) -> Identity:
+        return Identity(kind=VARIANT_KIND, group="", name=target.name, source=target.source)
+
+
+VARIANT_TARGET = _Variants()
+
+
 class _PoolSplits(TrafficKind):
     kind = kinds.POOL_SPLIT.kind
     field = "inferencePool"
     help = "An InferencePool whose pods are told apart by labels: the controller makes a PoolSplit for it."
     model = VariantTrafficModel
-    target = TargetKind.VARIANT
+    target = VARIANT_TARGET
     resources = (kinds.POOL_SPLIT,)
     in_git = False
     indexes: ClassVar = {REQUESTS: _by_requests}
@@ -85,6 +114,9 @@ class _PoolSplits(TrafficKind):
             model_name=model.model_name,
             pool_name=model.name,
         )
+
+    def recorded(self, record: WayBack) -> VariantTraffic:
+        return recorded_split(record)
 
     def lists(self, obj: Object) -> list[EntryList]:
         return pool_split.lists(obj)

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import click
 import structlog
 
+from rollouts.carriers import options
 from rollouts.cli.logs import configure_logs
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings, SettingsError, read_config, source_option
@@ -24,6 +26,14 @@ from rollouts.sources.budget import QUERIES_PER_MINUTE
 __all__ = ["controller"]
 
 _log = structlog.get_logger(__name__)
+
+
+def _watch_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--NAME/--no-NAME`` for each kind of traffic object that is not always watched."""
+    for one in reversed(options()):
+        named = click.option(f"--{one.name}/--no-{one.name}", default=True, show_default=True, help=one.help)
+        command = named(command)
+    return command
 
 
 @click.command()
@@ -62,12 +72,7 @@ _log = structlog.get_logger(__name__)
     show_default=True,
     help="Obey RolloutFreezes, which needs a ClusterRole for them and for Namespaces.",
 )
-@click.option(
-    "--kserve/--no-kserve",
-    default=True,
-    show_default=True,
-    help="Watch KServe's LLMInferenceServices, where they are served.",
-)
+@_watch_options
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
 @click.option(
     "--queries-per-minute",
@@ -90,10 +95,10 @@ def controller(
     leader_elect: bool,
     cluster_templates: bool,
     freezes: bool,
-    kserve: bool,
     workers: int,
     queries_per_minute: int,
     log_format: str,
+    **watched: bool,
 ) -> None:
     """Run the controller until SIGTERM or SIGINT.
 
@@ -110,7 +115,7 @@ def controller(
         leader_elect=leader_elect,
         cluster_templates=cluster_templates,
         freezes=freezes,
-        kserve=kserve,
+        unwatched=frozenset(name for name, watch in watched.items() if not watch),
         workers=workers,
         queries_per_minute=queries_per_minute,
     )

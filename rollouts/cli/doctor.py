@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, kind_of
+from rollouts.carriers import TRAFFIC_KINDS, ObjectTargetKind, TrafficKind, kind_of
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_controller import configuration_checks
@@ -39,7 +39,7 @@ from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
-from rollouts.objects.fields import list_of, map_of, text_at
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_at
 from rollouts.objects.grants import foreign_refs
 from rollouts.objects.pools import read_pool
 from rollouts.peers import GatewayPeer, peer_of
@@ -265,24 +265,41 @@ async def _images(client: KubeClient) -> list[str] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Carried:
-    """The traffic object of a Rollout, if it exists."""
+    """A traffic object of a Rollout, or a part of it that is the Rollout's to write."""
 
     resource: Resource
-    obj: Object | None
+    obj: Object
     managed: bool
 
 
-async def _carried(client: KubeClient, parsed: ParsedRollout) -> _Carried:
+async def _carried(client: KubeClient, parsed: ParsedRollout) -> list[_Carried]:
+    """Those that exist."""
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
     kind = kind_of(traffic.kind)
     assert kind is not None
-    managed = isinstance(traffic, HttpRouteTraffic) and traffic.mode is TrafficMode.MANAGED
     for resource in kind.resources:
-        obj = await _get(client, resource, parsed.namespace, traffic.name)
-        if obj is not None:
-            return _Carried(resource=resource, obj=obj, managed=managed or _is_ours(obj, parsed.name))
-    return _Carried(resource=kind.resources[0], obj=None, managed=managed)
+        if kind.made_of:
+            there = await _list(client, resource, parsed.namespace) or []
+            found = [one for one in there if kind.is_part(one, traffic.name) and _consents(one, parsed.name)]
+        else:
+            obj = await _get(client, resource, parsed.namespace, traffic.name)
+            found = [obj] if obj is not None else []
+        if found:
+            managed = _managed(traffic)
+            return [
+                _Carried(resource=resource, obj=one, managed=managed or _is_ours(one, parsed.name))
+                for one in found
+            ]
+    return []
+
+
+def _managed(traffic: Traffic) -> bool:
+    return isinstance(traffic, HttpRouteTraffic) and traffic.mode is TrafficMode.MANAGED
+
+
+def _consents(obj: Object, rollout: str) -> bool:
+    return map_of(metadata_of(obj).get("annotations")).get(CONSENT_ANNOTATION) == rollout
 
 
 def _is_ours(obj: Object, rollout: str) -> bool:
@@ -294,17 +311,17 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
     kind = kind_of(traffic.kind)
-    if kind is not None and kind.made_of:
-        async for check in _members(client, parsed, kind):
+    assert kind is not None
+    if kind.versions is not None:
+        async for check in _members(client, parsed, kind, kind.versions):
             yield check
         return
-    found = await _carried(client, parsed)
-    obj, where = found.obj, f"{found.resource.kind} {traffic.name}"
-    if obj is None:
-        kind = kind_of(traffic.kind)
-        if kind is not None and kind.absent and not found.managed:
+    where, found = f"{kind.kind} {traffic.name}", await _carried(client, parsed)
+    if not found:
+        if kind.absent and not _managed(traffic):
             yield bad(f"{where} does not exist", kind.absent)
         return
+    obj, managed = found[0].obj, found[0].managed
     consent = ((obj.get("metadata") or {}).get("annotations") or {}).get(CONSENT_ANNOTATION)
     if not _is_ours(obj, parsed.name) and consent != parsed.name:
         yield bad(
@@ -314,11 +331,13 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         )
     else:
         yield fine(f"{where} belongs to Rollout {parsed.name}")
-    for check in object_checks(where, obj, managed=found.managed):
+    for check in object_checks(where, obj, managed=managed):
         yield check
 
 
-async def _members(client: KubeClient, parsed: ParsedRollout, kind: TrafficKind) -> AsyncIterator[Check]:
+async def _members(
+    client: KubeClient, parsed: ParsedRollout, kind: TrafficKind, versions: ObjectTargetKind
+) -> AsyncIterator[Check]:
     """The parts of a traffic object: those of the Rollout consent, and what keeps the target back."""
     assert parsed.spec is not None
     group, target = parsed.spec.traffic.name, parsed.spec.target.name
@@ -334,7 +353,7 @@ async def _members(client: KubeClient, parsed: ParsedRollout, kind: TrafficKind)
             yield bad(f"{where} does not exist", "create it; the rollout waits for it")
             continue
         beside = parts.get(stable.identity.name) if stable is not None else None
-        lacking = list(kind.lacks(obj, beside, parsed.spec.traffic, parsed.name))
+        lacking = list(versions.lacks(obj, beside, parsed.spec.traffic, parsed.name))
         for blocker in lacking:
             text, _, advice = blocker.message.partition(": ")
             yield bad(text, advice or "see its status")
@@ -352,9 +371,9 @@ async def _waves(client: KubeClient, parsed: ParsedRollout, obj: Object) -> Asyn
     if parsed.spec is None:
         return
     needed = list[tuple[str, Object]]()
-    found = await _carried(client, parsed)
-    if found.obj is not None and not found.managed:
-        needed.append((f"{found.resource.kind} {parsed.spec.traffic.name}", found.obj))
+    for found in await _carried(client, parsed):
+        if not found.managed:
+            needed.append((f"{found.resource.kind} {text_at(found.obj, 'metadata', 'name')}", found.obj))
     names = {parsed.spec.target.name, getattr(parsed.spec.traffic, "pool_name", "")} - {""}
     for resource in kinds.POOLS:
         for name in sorted(names):
@@ -420,11 +439,14 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
         return
     adopted = set[Adopted]()
     for parsed in rollouts:
-        found = await _carried(client, parsed) if parsed.spec is not None else None
-        if parsed.spec is not None and found is not None and found.obj is not None and not found.managed:
-            group, kind = found.resource.group, found.resource.kind
-            name = parsed.spec.traffic.name
-            adopted.add(Adopted(group=group, kind=kind, namespace=parsed.namespace, name=name))
+        for found in await _carried(client, parsed) if parsed.spec is not None else ():
+            if not found.managed:
+                group, kind, name = (
+                    found.resource.group,
+                    found.resource.kind,
+                    text_at(found.obj, "metadata", "name"),
+                )
+                adopted.add(Adopted(group=group, kind=kind, namespace=parsed.namespace, name=name))
     configmap = await _get(client, kinds.CONFIG_MAP, namespace, "argocd-cm")
     names = frozenset((parsed.namespace, parsed.name) for parsed in rollouts)
     for application in applications:

@@ -10,7 +10,6 @@ import click
 
 from rollouts.api.parsing import FINALIZER, ParsedRollout, parse_rollout
 from rollouts.api.strategy_words import LiveStrategy, strategy_lines
-from rollouts.carriers import kind_of
 from rollouts.cli.arm_pods import PodsSeen, fetch_pods, pods_line, pods_seen
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
@@ -32,7 +31,6 @@ from rollouts.engine.steps import describe, format_seconds, weight_at
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects.fields import map_of, text_at
-from rollouts.objects.pools import POOL_KIND
 from rollouts.terminal import say, shown
 from rollouts.units import format_weight
 
@@ -230,11 +228,9 @@ async def _seen(client: KubeClient, rollout: Mapping[str, Any]) -> dict[str, Pod
     if parsed.status.canary is None:
         return found
     for arm in parsed.status.arms:
-        kind = kind_of(arm.identity.kind)
-        if arm.identity.kind == POOL_KIND or (kind is not None and kind.made_of):
-            pods = await fetch_pods(client, parsed.namespace, arm.identity)
-            if pods is not None:
-                found[arm.identity.name] = pods_seen(shown(pods))
+        pods = await fetch_pods(client, parsed.namespace, arm.identity)
+        if pods is not None:
+            found[arm.identity.name] = pods_seen(shown(pods))
     return found
 
 

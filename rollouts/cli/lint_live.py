@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollouts.api.crds import all_crds
-from rollouts.api.references import pool_names, template_names, traffic_names
+from rollouts.api.references import template_names, traffic_names, version_names
 from rollouts.api.strategies import strategy_ref
-from rollouts.carriers import TRAFFIC_KINDS, targeted
+from rollouts.carriers import TRAFFIC_KINDS, object_targets
 from rollouts.cli.controllers import fetch_reports
 from rollouts.cli.lint_findings import Finding, at_document, hint, path_in, problem
 from rollouts.cli.lint_kinds import API_VERSION, is_ours, name_of
@@ -154,11 +154,13 @@ async def _named(
 ) -> None:
     """Look up the pools, traffic objects and templates that a Rollout names, and the Services of its pools' pickers."""
     spec = {"spec": map_of(rollout.get("spec"))}
-    versions = targeted(spec["spec"].get("target"))
-    wanted: list[tuple[Sequence[Resource], str]] = [(kind.resources, name) for kind, name in versions]
-    wanted += [(kinds.POOLS, name) for name in pool_names(spec) if not versions]
-    by_kind = {kind.kind: kind.resources for kind in TRAFFIC_KINDS}
-    wanted += [(by_kind[kind], name) for kind, name in traffic_names(spec) if not versions]
+    with_pods = {kind.kind: kind.resources for kind in object_targets()}
+    wanted: list[tuple[Sequence[Resource], str]] = [
+        (with_pods[kind], name) for kind, name in version_names(spec)
+    ]
+    # What several objects are together has no name of its own.
+    by_kind = {kind.kind: kind.resources for kind in TRAFFIC_KINDS if not kind.made_of}
+    wanted += [(by_kind[kind], name) for kind, name in traffic_names(spec) if kind in by_kind]
     templates = {False: kinds.ANALYSIS_TEMPLATE, True: kinds.CLUSTER_ANALYSIS_TEMPLATE}
     wanted += [((templates[cluster],), name) for cluster, name in template_names(rollout)]
     named = strategy_ref(rollout.get("spec"))

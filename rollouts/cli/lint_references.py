@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rollouts.api.references import pool_names, traffic_names
-from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, kind_of, targeted
+from rollouts.api.references import traffic_names, version_names
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, asked_in, kind_of, object_targets
 from rollouts.cli.lint_findings import Finding, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
@@ -36,7 +36,8 @@ class Known:
         self, objects: Sequence[Object], *, unread: frozenset[tuple[str, str]] | None = None
     ) -> None:
         self.unread = unread
-        wanted = {_POOL, _SERVICE, GRANT_KIND, *(kind.kind for kind in TRAFFIC_KINDS)}
+        wanted = {_SERVICE, GRANT_KIND, *(kind.kind for kind in TRAFFIC_KINDS)}
+        wanted |= {kind.kind for kind in object_targets()}
         self._by_kind: dict[str, dict[str, list[Object]]] = {}
         for obj in objects:
             kind, name = obj.get("kind"), text_of(metadata_of(obj).get("name"))
@@ -67,19 +68,16 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
     """Pools and traffic objects that the files do not hold although they hold others, and missing consent."""
     where, namespace = name_of(rollout), text_of(metadata_of(rollout).get("namespace"))
     spec = map_of(rollout.get("spec"))
-    versions = targeted(spec.get("target"))
-    for name in dict.fromkeys(pool_names({"spec": spec})):
-        if versions:
-            break  # they bring pods of their own
-        yield from _absent(known, _POOL, name, namespace, where, _pool_path(spec, name))
+    for kind, name in dict.fromkeys(version_names({"spec": spec})):
+        yield from _absent(known, kind, name, namespace, where, _version_path(spec, name))
         yield from _unsplit(known.named(_POOL, name, namespace), spec, where)
     managed = _managed(spec)
     for kind, name in traffic_names({"spec": spec}):
         if (kind, name) in managed:
             continue
-        path = _traffic_path(spec, kind, name)
-        if versions:
-            yield from _members(known, rollout, versions, name, path)
+        path, carrier = _traffic_path(spec, kind, name), kind_of(kind)
+        if carrier is not None and carrier.versions is not None:
+            yield from _members(known, rollout, carrier, name, path)
             continue
         yield from _absent(known, kind, name, namespace, where, path)
         obj = known.named(kind, name, namespace)
@@ -92,20 +90,17 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
 
 
-def _members(
-    known: Known, rollout: Object, versions: list[tuple[TrafficKind, str]], group: str, path: Path
-) -> Iterator[Finding]:
-    """The version that is asked for is a part of the traffic object, and each part consents."""
+def _members(known: Known, rollout: Object, kind: TrafficKind, group: str, path: Path) -> Iterator[Finding]:
+    """The version that is asked for is a part of the traffic object, and consents."""
     where, namespace = name_of(rollout), text_of(metadata_of(rollout).get("namespace"))
-    for kind, name in versions:
-        target = ("spec", "target", kind.target.value, "name")
-        yield from _absent(known, kind.kind, name, namespace, where, target)
+    for target, name in asked_in(map_of(rollout.get("spec")).get("target")):
         obj = known.named(kind.kind, name, namespace)
-        if obj is not None and not kind.is_part(obj, group):
-            text = f"{name_of(obj)} is not in group {group:.63}: set spec.router.route.group there"
-            yield problem(where, text, rule="reference", path=target)
-        if obj is not None:
-            yield from _consent(obj, rollout, path)
+        if obj is None:
+            continue
+        if not kind.is_part(obj, group):
+            text = f"{name_of(obj)} is not in group {group:.63}: set {kind.membership} there"
+            yield problem(where, text, rule="reference", path=("spec", "target", target.field, "name"))
+        yield from _consent(obj, rollout, path)
 
 
 def _unsplit(pool: Object | None, spec: Object, where: str) -> Iterator[Finding]:
@@ -180,9 +175,10 @@ def _managed(spec: Object) -> set[tuple[str, str]]:
     return found
 
 
-def _pool_path(spec: Object, name: str) -> Path:
-    if map_of(map_of(spec.get("target")).get("pool")).get("name") == name:
-        return ("spec", "target", "pool", "name")
+def _version_path(spec: Object, name: str) -> Path:
+    for kind, found in asked_in(spec.get("target")):
+        if found == name:
+            return ("spec", "target", kind.field, "name")
     return ("spec", "stableHint") if spec.get("stableHint") == name else ("spec", "traffic")
 
 

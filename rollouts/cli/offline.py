@@ -12,6 +12,8 @@ from rollouts.analysis.templates import BUILT_IN, Check, Gate, ResolvedGate, Tem
 from rollouts.analysis.types import Comparison, MetricSpec
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of
+from rollouts.carriers import asked
+from rollouts.carriers.adapters import ADAPTER_TARGET
 from rollouts.engine.steps import weight_at
 from rollouts.units import FULL
 
@@ -44,7 +46,7 @@ def template_of(obj: Mapping[str, Any]) -> tuple[tuple[bool, str], Template | st
 
 def is_adapter(parsed: ParsedRollout) -> bool:
     """Whether an adapter is rolled out, of which pickers tell."""
-    return parsed.model is not None and parsed.model.target.adapter is not None
+    return parsed.model is not None and any(kind is ADAPTER_TARGET for kind, _ in asked(parsed.model.target))
 
 
 def offers_of(metrics: Iterable[MetricSpec]) -> dict[str, Offer]:

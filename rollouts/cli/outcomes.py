@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from rollouts.api.parsing import COMMIT_ANNOTATION, ParsedRollout, parse_rollout
+from rollouts.carriers import asked_in
 from rollouts.engine.rollout_spec import PauseStep
 from rollouts.engine.rollout_status import Phase
 from rollouts.objects.fields import map_of, metadata_of, text_of
@@ -57,9 +58,8 @@ def wanted_of(obj: Object) -> WaitedFor:
     """What a Rollout asks for."""
     target = map_of(map_of(obj.get("spec")).get("target"))
     annotations = map_of(metadata_of(obj).get("annotations"))
-    names = (text_of(map_of(target.get(kind)).get("name")) for kind in ("pool", "adapter", "variant"))
     return WaitedFor(
-        target=next(filter(None, names), ""),
+        target=next((name for _, name in asked_in(target)), ""),
         revision=text_of(target.get("revision")),
         commit=text_of(annotations.get(COMMIT_ANNOTATION)),
     )

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.api.references import traffic_names
+from rollouts.api.references import version_names
 from rollouts.api.strategies import strategy_ref
-from rollouts.carriers import kind_of, targeted
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, object_target
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.pools import Pool
 
 __all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings", "wave_of"]
 
@@ -27,11 +28,6 @@ _NUMBER = re.compile(r"[+-]?[0-9]+")
 _DIGITS = 10
 _PHASES = {"PreSync": -1, "Sync": 0, "PostSync": 1}
 
-_TRAFFIC = {
-    "httpRoutes": "HTTPRoute",
-    "inferenceModel": "InferenceModel",
-    "inferenceModelRewrite": "InferenceModelRewrite",
-}
 _WORKLOADS = ("Deployment", "StatefulSet", "LeaderWorkerSet", "ReplicaSet", "Pod")
 
 Object = Mapping[str, Any]
@@ -130,15 +126,7 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
     """What the Rollout cannot be Healthy without: pools, their pods and pickers, its traffic object, its templates."""
     spec = map_of(rollout.get("spec"))
     objects = [other for other in objects if _together(rollout, other)]
-    pools = {text_of(map_of(map_of(spec.get("target")).get("pool")).get("name"))}
-    carriers = set[tuple[str, str]]()
-    for field, kind in _TRAFFIC.items():
-        value = map_of(spec.get("traffic")).get(field)
-        for item in map(map_of, list_of(value) or [value]):
-            if text_of(item.get("name")) and not item.get("template"):
-                carriers.add((kind, text_of(item.get("name"))))
-            pools.add(text_of(map_of(item.get("poolRef")).get("name")))
-    groups = [name for _, name in traffic_names({"spec": spec})] if targeted(spec.get("target")) else []
+    versions, carriers = set(version_names({"spec": spec})), list(_carriers(map_of(spec.get("traffic"))))
     named = strategy_ref(spec)
     strategies = [
         obj for obj in objects if named and (obj.get("kind"), _name(obj)) == (named.kind, named.name)
@@ -148,24 +136,29 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
         *_templates(spec),
         *(name for obj in strategies for name in _templates({"strategy": obj.get("spec")})),
     }
-    selectors, services = list[Object](), set[str]()
+    pools = list[Pool]()
     for obj in objects:
-        if obj.get("kind") == "InferencePool" and _name(obj) in pools:
-            found = map_of(obj.get("spec"))
-            selector = map_of(found.get("selector"))
-            selectors.append(map_of(selector.get("matchLabels")) or selector)
-            services.add(_name({"metadata": found.get("extensionRef") or found.get("endpointPickerRef")}))
+        kind, target = text_of(obj.get("kind")), object_target(text_of(obj.get("kind")))
+        if target is not None and (kind, _name(obj)) in versions:
+            pools.append(target.pods(obj))
             yield obj
             continue
-        template = "Template" in str(obj.get("kind")) and _name(obj) in templates
-        part = kind_of(text_of(obj.get("kind")))
-        member = part is not None and bool(part.made_of) and any(part.is_part(obj, name) for name in groups)
-        if member or template or (obj.get("kind"), _name(obj)) in carriers:
+        template = "Template" in kind and _name(obj) in templates
+        if template or any(one.kind == kind and one.is_part(obj, name) for one, name in carriers):
             yield obj
+    services = {pool.picker.name for pool in pools if pool.picker is not None}
     for obj in objects:
-        runs = obj.get("kind") in _WORKLOADS and any(_selects(one, obj) for one in selectors)
-        if runs or (obj.get("kind") == "Service" and _name(obj) in services - {""}):
+        runs = obj.get("kind") in _WORKLOADS and any(pool.selects(_labels(obj)) for pool in pools)
+        if runs or (obj.get("kind") == "Service" and _name(obj) in services):
             yield obj
+
+
+def _carriers(traffic: Object) -> Iterator[tuple[TrafficKind, str]]:
+    """The traffic objects that somebody else makes."""
+    for kind in TRAFFIC_KINDS:
+        for entry in kind.said(traffic) if kind.in_git else ():
+            if text_of(entry.get("name")) and not entry.get("template"):
+                yield kind, text_of(entry.get("name"))
 
 
 def _together(rollout: Object, other: Object) -> bool:
@@ -182,9 +175,9 @@ def _templates(spec: Object) -> Iterator[str]:
             yield text_of(map_of(ref).get("templateName"))
 
 
-def _selects(selector: Object, workload: Object) -> bool:
+def _labels(workload: Object) -> Object:
+    """Labels of the pods that a workload makes."""
     spec = map_of(workload.get("spec"))
     group = map_of(map_of(spec.get("leaderWorkerTemplate")).get("workerTemplate"))
     template = workload if workload.get("kind") == "Pod" else map_of(spec.get("template")) or group
-    labels = map_of(metadata_of(template).get("labels"))
-    return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
+    return map_of(metadata_of(template).get("labels"))

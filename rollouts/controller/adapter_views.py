@@ -19,22 +19,16 @@ from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, RolloutSpec
 from rollouts.engine.rollout_status import RolloutStatus
-from rollouts.engine.versions import Identity, Target
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of
 from rollouts.objects.pods import Pod
 from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.reading import Reader
-from rollouts.traffic.targets import ADAPTER_KIND
 
-__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity"]
+__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic"]
 
 Object = Mapping[str, Any]
-
-
-def adapter_identity(target: Target) -> Identity:
-    """``spec.target.adapter`` as an identity: adapters need no discovery."""
-    return Identity(kind=ADAPTER_KIND, group="", name=target.name, source=target.source)
 
 
 class AdapterPods(Protocol):

@@ -30,6 +30,7 @@ from rollouts.controller.reporting import report_annotations
 from rollouts.controller.settings import Settings
 from rollouts.controller.split_readers import ScrapedSplitReaders
 from rollouts.controller.termination import TerminationNotice, ask_whether_it_ends
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.warming import AT_ONCE, OF_ONE_NAMESPACE, WarmUps
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
@@ -102,7 +103,7 @@ class Controller:
             cluster_templates=settings.cluster_templates,
             freezes=settings.freezes,
             capacity_kinds=settings.capacity_kinds,
-            kserve=settings.kserve,
+            unwatched=settings.unwatched,
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)
@@ -271,7 +272,7 @@ class Controller:
             self._pool("rollout", self._rollout_queue, self.parts.rollouts.reconcile),
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
-        self.caches.on_rollout_change(self._rollout_queue.add)
+        on_rollout_change(self.caches, self._rollout_queue.add)
         watches = (
             self.adapters,
             self.health,

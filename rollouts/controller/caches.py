@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
-from rollouts.api.references import dependencies
 from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
-from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, object_target, object_targets
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR, WEIGHTED
 from rollouts.controller import indexes
@@ -20,6 +19,7 @@ from rollouts.controller.trimming import (
     trim_workload,
 )
 from rollouts.engine.naming import UID_DIGITS
+from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
@@ -42,7 +42,7 @@ from rollouts.objects.pods import (
     read_pod,
     warmed_for,
 )
-from rollouts.objects.pools import Pool, read_pool
+from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import (
     AUTOSCALER,
     WORKLOAD_ANNOTATION,
@@ -71,7 +71,7 @@ class Caches:
     Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
     RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps all of finished AnalysisRuns, for whoever
     tells of the past. ``capacity_kinds``: workloads that may be scaled; without any, neither they nor autoscalers are
-    watched. ``kserve`` False: LLMInferenceServices are not.
+    watched. ``unwatched``: options (``carriers.options``) that are off; what they are for is not watched.
     """
 
     def __init__(
@@ -84,16 +84,15 @@ class Caches:
         freezes: bool = False,
         whole_runs: bool = False,
         capacity_kinds: Collection[str] = (),
-        kserve: bool = True,
+        unwatched: Collection[str] = (),
     ) -> None:
         self.capacity_kinds = tuple(kind for kind in WORKLOADS if kind in capacity_kinds)
         self.watches_cluster_templates = cluster_templates
         self.watches_freezes = freezes
-        options = {"kserve": kserve}
         self._unwatched = frozenset(
             resource
             for kind in TRAFFIC_KINDS
-            if not options.get(kind.option, True)
+            if kind.option is not None and kind.option.name in unwatched
             for resource in kind.resources
         )
         self.namespaces = tuple(sorted(set(namespaces)))
@@ -101,65 +100,61 @@ class Caches:
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
         self.leaving = False
         """This process is about to end: what is deleted is let go at once."""
-        self.rollouts = Store(
-            indexes={
-                indexes.ROUTE: indexes.rollout_by_route,
-                indexes.POOL: indexes.rollout_by_pool,
-                indexes.TEMPLATE: indexes.rollout_by_template,
-                indexes.STRATEGY: indexes.rollout_by_strategy,
-                indexes.BEHIND: dependencies,
-                indexes.TURN: indexes.rollout_by_turn,
-                indexes.CANARY: indexes.rollout_by_canary,
-            }
+        self._stores: dict[Resource, Store] = {}
+        self.rollouts = self._keep(kinds.ROLLOUT, indexes=indexes.OF_ROLLOUTS)
+        self.runs = self._keep(
+            kinds.ANALYSIS_RUN, indexes=indexes.OF_OWNED, transform=None if whole_runs else self._trim_run
         )
-        self.runs = Store(
-            indexes={indexes.OWNER: indexes.by_owner, indexes.NAME_END: indexes.by_name_end},
-            transform=None if whole_runs else self._trim_run,
-        )
-        self.freezes = Store()
-        self.namespace_objects = Store(transform=trim_namespace)
-        self.templates = Store()
-        self.cluster_templates = Store()
-        self.strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
-        self.cluster_strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
+        self.freezes = self._keep(kinds.ROLLOUT_FREEZE)
+        self.namespace_objects = self._keep(kinds.NAMESPACE, transform=trim_namespace)
+        self.templates = self._keep(kinds.ANALYSIS_TEMPLATE)
+        self.cluster_templates = self._keep(kinds.CLUSTER_ANALYSIS_TEMPLATE)
+        self.strategies = self._keep(kinds.ROLLOUT_STRATEGY, indexes=indexes.OF_STRATEGIES)
+        self.cluster_strategies = self._keep(kinds.CLUSTER_ROLLOUT_STRATEGY, indexes=indexes.OF_STRATEGIES)
+        with_pods = {resource: kind.pods for kind in object_targets() for resource in kind.resources}
+        of_pods = {resource: self._of_pools(read) for resource, read in with_pods.items()}
         self.traffic = {
-            resource: Store(
-                indexes=dict(kind.indexes) | (self._of_pools(kind.pods) if kind.made_of else {}),
-                keep_managed_fields=True,
+            # An object that carries weights may be a version as well.
+            resource: self._keep(
+                resource, indexes={**kind.indexes, **of_pods.get(resource, {})}, keep_managed_fields=True
             )
             for kind in TRAFFIC_KINDS
             for resource in kind.resources
         }
-        self.pools = {resource.group: Store(indexes=self._of_pools(read_pool)) for resource in kinds.POOLS}
-        # What is a version itself has pods as a pool has.
-        self._pool_readers = dict.fromkeys(self.pools, read_pool)
-        for kind in TRAFFIC_KINDS:
-            for resource in kind.resources if kind.made_of else ():
-                self.pools[resource.group] = self.traffic[resource]
-                self._pool_readers[resource.group] = kind.pods
-        self.pods = Store(
+        self.pools = {
+            resource.group: self._stores[resource]
+            if resource in self._stores
+            else self._keep(resource, indexes=indexed)
+            for resource, indexed in of_pods.items()
+        }
+        self._pool_readers = {resource.group: read for resource, read in with_pods.items()}
+        self.pods = self._keep(
+            kinds.POD,
             indexes={indexes.LABEL: indexes.by_label}
             | ({indexes.MARKED: indexes.by_mark} if self.capacity_kinds else {}),
             transform=trim_scaled_pod if self.capacity_kinds else trim_pod,
         )
-        self.services = Store(
-            indexes={indexes.SERVICE_SELECTOR: indexes.service_by_selector}, transform=trim_service
+        self.services = self._keep(
+            kinds.SERVICE,
+            indexes={indexes.SERVICE_SELECTOR: indexes.service_by_selector},
+            transform=trim_service,
         )
-        self.jobs = Store(indexes={indexes.OWNER: indexes.by_owner, indexes.NAME_END: indexes.by_name_end})
+        self.jobs = self._keep(kinds.JOB, indexes=indexes.OF_OWNED)
         self.workloads = {
-            WORKLOADS[kind]: Store(
-                indexes={indexes.LABEL: indexes.workload_by_label}, transform=trim_workload
+            resource: self._keep(
+                resource, indexes={indexes.LABEL: indexes.workload_by_label}, transform=trim_workload
             )
-            for kind in self.capacity_kinds
+            for resource in (WORKLOADS[kind] for kind in self.capacity_kinds)
         }
-        self.autoscalers = Store(
-            indexes={indexes.TARGET: indexes.autoscaler_by_target}, transform=trim_autoscaler
-        )
+        scaled = {indexes.TARGET: indexes.autoscaler_by_target}
+        self.autoscalers = Store(indexes=scaled, transform=trim_autoscaler)
+        if self.workloads:
+            self._stores[AUTOSCALER] = self.autoscalers
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
-            for resource, store in self.by_resource().items()
+            for resource, store in self._stores.items()
             if resource not in self._unwatched
             and (cluster_templates or resource not in _CLUSTER_SCOPED)
             and (freezes or resource not in _OF_FREEZES)
@@ -167,6 +162,11 @@ class Caches:
         )
 
         self._of_freezes = tuple(one for one in self.reflectors if one.resource in _OF_FREEZES)
+
+    def _keep(self, resource: Resource, **how: Any) -> Store:
+        """A store of what is watched of a kind; ``how`` are the arguments of ``Store``."""
+        self._stores[resource] = Store(**how)
+        return self._stores[resource]
 
     def _of_pools(self, read: Callable[[Object], Pool]) -> dict[str, Callable[[Object], Iterable[Hashable]]]:
         """Indexes of what has pods; ``read`` tells them."""
@@ -195,35 +195,24 @@ class Caches:
             if is_finished(run) and len(run["status"]) > 1:
                 self.runs.trim(key_of(run))
 
-    def by_resource(self) -> dict[Resource, Store]:
+    def by_resource(self) -> Mapping[Resource, Store]:
         """Every watched kind and its store."""
-        return {
-            kinds.ROLLOUT: self.rollouts,
-            kinds.ANALYSIS_RUN: self.runs,
-            kinds.ANALYSIS_TEMPLATE: self.templates,
-            kinds.CLUSTER_ANALYSIS_TEMPLATE: self.cluster_templates,
-            kinds.ROLLOUT_STRATEGY: self.strategies,
-            kinds.CLUSTER_ROLLOUT_STRATEGY: self.cluster_strategies,
-            kinds.ROLLOUT_FREEZE: self.freezes,
-            kinds.NAMESPACE: self.namespace_objects,
-            **self.traffic,
-            kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
-            kinds.POOL_X: self.pools[kinds.POOL_X.group],
-            kinds.POD: self.pods,
-            kinds.SERVICE: self.services,
-            kinds.JOB: self.jobs,
-            **self.workloads,
-            **({AUTOSCALER: self.autoscalers} if self.workloads else {}),
-        }
+        return self._stores
 
     def traffic_object(self, kind: TrafficKind, resource: Resource, key: ObjectKey) -> Object | None:
         """The traffic object of a name; None when it does not exist."""
         store = self.traffic[resource]
-        return kind.joined(*key, store.by_index(kind.made_of, tuple(key))) if kind.made_of else store.get(key)
+        if kind.made_of:
+            return kind.joined(*key, store.by_index(kind.made_of, tuple(key)))
+        return kind.joined(*key, filter(None, [store.get(key)]))
 
-    def version(self, kind: TrafficKind, namespace: str, name: str) -> Object | None:
-        """The object of a kind whose objects are versions; None when it does not exist."""
-        found = (self.traffic[resource].get(ObjectKey(namespace, name)) for resource in kind.resources)
+    def version(self, arm: Identity, namespace: str) -> Object | None:
+        """The object that an arm is; None when it does not exist, or the arm is none."""
+        kind = object_target(arm.kind)
+        resources = (
+            (one for one in kind.resources if arm.group in ("", one.group)) if kind is not None else ()
+        )
+        found = (self._stores[resource].get(ObjectKey(namespace, arm.name)) for resource in resources)
         return next((obj for obj in found if obj is not None), None)
 
     @property
@@ -445,134 +434,3 @@ class Caches:
             found,
             key=lambda obj: (str(obj["metadata"].get("creationTimestamp", "")), obj["metadata"]["name"]),
         )
-
-    def on_rollout_change(self, enqueue: Callable[[ObjectKey], None]) -> None:
-        """Call ``enqueue`` with the key of every Rollout that a change of any watched object may concern."""
-
-        def by_index(index: str, value: Hashable) -> None:
-            for key in self.rollouts.keys_by_index(index, value):
-                enqueue(key)
-
-        def owned(value: Hashable) -> None:
-            namespace, name, _ = cast("tuple[str, str, str]", value)
-            enqueue(ObjectKey(namespace, name))
-
-        def by_pool(key: ObjectKey) -> None:
-            for rollout in self.rollouts_of_pool(key.namespace, key.name):
-                enqueue(rollout)
-
-        by_service = self._service_changed(by_pool)
-
-        def pod_label(value: Hashable) -> None:
-            for pair in (value, *self._leader_labels(value)):
-                for store in self.pools.values():
-                    for key in store.keys_by_index(indexes.POOL_SELECTOR, pair):
-                        by_pool(key)
-            for key in self.services.keys_by_index(indexes.SERVICE_SELECTOR, value):
-                by_service(key)
-
-        def carrier(kind: str) -> Callable[[ObjectKey], None]:
-            return lambda key: by_index(indexes.ROUTE, (key.namespace, kind, key.name))
-
-        def joint_carrier(kind: str) -> Callable[[Hashable], None]:
-            def changed(value: Hashable) -> None:
-                namespace, name = cast("tuple[str, str]", value)
-                by_index(indexes.ROUTE, (namespace, kind, name))
-
-            return changed
-
-        self.rollouts.subscribe(enqueue)
-        self.rollouts.subscribe(lambda key: by_index(indexes.BEHIND, (key.namespace, key.name)))
-        for kind in TRAFFIC_KINDS:
-            for resource in kind.resources:
-                if kind.made_of:
-                    self.traffic[resource].subscribe_index(kind.made_of, joint_carrier(kind.kind))
-                else:
-                    self.traffic[resource].subscribe(carrier(kind.kind))
-        for store in self.pools.values():
-            store.subscribe(by_pool)
-        self.pods.subscribe_index(indexes.LABEL, pod_label)
-        self.runs.subscribe_index(indexes.OWNER, owned)
-        self.jobs.subscribe_index(indexes.OWNER, owned)
-
-        def strategy(key: ObjectKey) -> None:
-            by_index(indexes.STRATEGY, (key.namespace, key.name))
-
-        def template(key: ObjectKey) -> None:
-            by_index(indexes.TEMPLATE, (key.namespace, key.name))
-            for store in (self.strategies, self.cluster_strategies):
-                # A cluster's strategy means templates of whichever namespace uses it.
-                for namespace in {key.namespace, ""}:
-                    for using in store.keys_by_index(indexes.TEMPLATE, (namespace, key.name)):
-                        strategy(using)
-
-        for store in (self.templates, self.cluster_templates):
-            store.subscribe(template)
-        for store in (self.strategies, self.cluster_strategies):
-            store.subscribe(strategy)
-        if self.watches_freezes:
-            # Those that have a canary look again: all for a freeze, its own for a namespace.
-            self.freezes.subscribe(lambda _: by_index(indexes.CANARY, ""))
-            self.namespace_objects.subscribe(self._relabelled(lambda name: by_index(indexes.CANARY, name)))
-        self.services.subscribe(by_service)
-        for workloads in self.workloads.values():
-            workloads.subscribe_index(indexes.LABEL, pod_label)
-        self.autoscalers.subscribe_index(indexes.TARGET, self._target_changed(pod_label))
-        if self.capacity_kinds:
-            self.pods.subscribe_index(indexes.MARKED, self._left_marked(enqueue))
-
-    def _leader_labels(self, value: Hashable) -> Iterable[Hashable]:
-        """Where a pod of a group changed: the labels of its leaders, since pools need not select its workers."""
-        namespace, label, name = cast("tuple[str, str, str]", value)
-        if label != SET_NAME:
-            return ()
-        store = self.workloads.get(WORKLOADS["LeaderWorkerSet"])
-        workload = store.get(ObjectKey(namespace, name)) if store is not None else None
-        if workload is not None:
-            return indexes.workload_by_label(workload)
-        leaders = (pod for pod in self.pods.by_index(indexes.LABEL, value) if not is_worker(pod))
-        return next(map(indexes.by_label, leaders), ())
-
-    def _left_marked(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[Hashable], None]:
-        """A pod is marked for a Rollout that is gone, as after a refusal and a restart: it is to get requests again."""
-
-        def changed(value: Hashable) -> None:
-            key = ObjectKey(*cast("tuple[str, str]", value))
-            if key not in self.rollouts and self.pods.keys_by_index(indexes.MARKED, value):
-                enqueue(key)
-
-        return changed
-
-    def _target_changed(self, pod_label: Callable[[Hashable], None]) -> Callable[[Hashable], None]:
-        """An autoscaler came or went: whoever looks at the pods of its workload looks again."""
-
-        def changed(value: Hashable) -> None:
-            namespace, kind, name = cast("tuple[str, str, str]", value)
-            for resource, store in self.workloads.items():
-                workload = store.get(ObjectKey(namespace, name)) if resource.kind == kind else None
-                for label in indexes.workload_by_label(workload) if workload is not None else ():
-                    pod_label(label)
-
-        return changed
-
-    def _relabelled(self, by_namespace: Callable[[str], None]) -> Callable[[ObjectKey], None]:
-        """A namespace came, went or has other labels; what else changes of it concerns nobody."""
-        known: dict[ObjectKey, Mapping[str, Any]] = {}
-
-        def changed(key: ObjectKey) -> None:
-            namespace, before = self.namespace_objects.get(key), known.pop(key, None)
-            labels = None if namespace is None else map_of(namespace["metadata"].get("labels"))
-            if labels is not None:
-                known[key] = labels
-            if labels != before:
-                by_namespace(key.name)
-
-        return changed
-
-    def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
-        def changed(key: ObjectKey) -> None:
-            for store in self.pools.values():
-                for pool in store.keys_by_index(indexes.PICKER, (key.namespace, key.name)):
-                    by_pool(pool)
-
-        return changed

@@ -18,6 +18,7 @@ from rollouts.analysis.types import (
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of, run_spec_json
+from rollouts.carriers.adapters import ADAPTER_TARGET
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.gathered import ComparedGates, Gathered
@@ -27,7 +28,7 @@ from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.engine.variants import selector_of
-from rollouts.engine.versions import VARIANT_KIND, Identity, Revision, TargetKind
+from rollouts.engine.versions import VARIANT_KIND, Identity, Revision
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
@@ -105,7 +106,7 @@ class Gates:
             return ResolvedGate(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
         templates, broken = self._templates(parsed.namespace, gate)
         key = ObjectKey(parsed.namespace, parsed.name)
-        adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
+        adapter = parsed.spec is not None and parsed.spec.target.kind == ADAPTER_TARGET.field
 
         def check(text: str) -> str | None:
             return self._conditions.problem(key, text)

@@ -8,8 +8,8 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.carriers import TRAFFIC_KINDS, kind_of, recorded_split, said_split
-from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
+from rollouts.carriers import identity_of, kind_of, said_split
+from rollouts.controller.adapter_views import AdapterViews, ModelTraffic
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
 from rollouts.controller.dependencies import dependency_views
@@ -23,7 +23,7 @@ from rollouts.controller.split_readers import SplitReaders
 from rollouts.controller.strategies import SharedStrategies, held_back, unfit
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
-from rollouts.controller.variant_views import VariantViews, variant_of
+from rollouts.controller.variant_views import VariantViews
 from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import GateSummary
@@ -43,10 +43,10 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import target_identity
-from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, RolloutSpec, VariantTraffic
+from rollouts.engine.rollout_spec import PickerTraffic, RolloutSpec, VariantTraffic
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.variants import hinted_variant
-from rollouts.engine.versions import VARIANT_KIND, Identity, TargetKind
+from rollouts.engine.versions import VARIANT_KIND, Identity
 from rollouts.runtime.objects import Object, ObjectKey, version_of
 
 __all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer"]
@@ -55,15 +55,13 @@ DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-co
 
 
 def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
-    """What a picker splits by, by its way back. A model object says its model and its pool itself."""
-    by_picker = (TargetKind.ADAPTER, TargetKind.VARIANT)
-    split = {kind.kind: kind.target for kind in TRAFFIC_KINDS if kind.target in by_picker}
-    record = next((record for record in status.way_back if record.kind in split), None)
-    if record is None:
-        return None
-    if split[record.kind] is TargetKind.VARIANT:
-        return recorded_split(record)
-    return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
+    """What a picker splits by, by its way back."""
+    for record in status.way_back:
+        kind = kind_of(record.kind)
+        found = kind.recorded(record) if kind is not None else None
+        if isinstance(found, PickerTraffic):
+            return found
+    return None
 
 
 def _lost(parsed: ParsedRollout, stored: ModelTraffic | None) -> ModelTraffic | None:
@@ -225,14 +223,8 @@ class Gatherer:
         spec = parsed.spec
         if spec is None:
             return None, None
-        if spec.target.kind is TargetKind.ADAPTER:
-            return adapter_identity(spec.target), None
-        if spec.target.kind is TargetKind.VARIANT:
-            return variant_of(spec.target), None
-        kind = kind_of(spec.traffic.kind)
-        if kind is not None and kind.made_of:
-            return kind.identity(spec.target), None
-        return self._pool_views.resolve(parsed, spec, problems)
+        known = identity_of(spec)
+        return (known, None) if known is not None else self._pool_views.resolve(parsed, spec, problems)
 
     def _models(
         self, rollout: Object, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]

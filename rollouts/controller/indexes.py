@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from rollouts.api.references import pool_names, template_names, traffic_names
+from rollouts.api.references import dependencies, pool_names, template_names, traffic_names
 from rollouts.api.strategies import strategy_ref
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.engine.rollout_status import WaitingFor
@@ -24,6 +24,9 @@ __all__ = [
     "LABEL",
     "MARKED",
     "NAME_END",
+    "OF_OWNED",
+    "OF_ROLLOUTS",
+    "OF_STRATEGIES",
     "OWNER",
     "PICKER",
     "POOL",
@@ -188,3 +191,19 @@ def workload_by_label(obj: Object) -> Iterable[Hashable]:
 def autoscaler_by_target(obj: Object) -> Iterable[Hashable]:
     """By namespace, kind and name of what it scales."""
     return [(namespace_of(obj), *scaled_by(obj))]
+
+
+Indexes = Mapping[str, Callable[[Object], Iterable[Hashable]]]
+
+OF_ROLLOUTS: Indexes = {
+    ROUTE: rollout_by_route,
+    POOL: rollout_by_pool,
+    TEMPLATE: rollout_by_template,
+    STRATEGY: rollout_by_strategy,
+    BEHIND: dependencies,
+    TURN: rollout_by_turn,
+    CANARY: rollout_by_canary,
+}
+OF_STRATEGIES: Indexes = {TEMPLATE: rollout_by_template}
+OF_OWNED: Indexes = {OWNER: by_owner, NAME_END: by_name_end}
+"""Of runs and Jobs."""

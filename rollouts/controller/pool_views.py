@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rollouts.api.parsing import ParsedRollout
-from rollouts.carriers import TrafficKind, kind_of
+from rollouts.carriers import ObjectTargetKind, kind_of, kinds_for, object_target, pods_of
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import (
     Blocker,
@@ -13,7 +13,7 @@ from rollouts.engine.observation import (
     Problem,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import GroupTraffic, RolloutSpec
+from rollouts.engine.rollout_spec import RolloutSpec, Traffic
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
@@ -25,10 +25,13 @@ from rollouts.traffic.backends import pools_of, rules_of
 __all__ = ["PoolViews"]
 
 
-def _recorded(parsed: ParsedRollout, kind: TrafficKind) -> GroupTraffic | None:
-    """The traffic object while the spec cannot be read: that of the way back."""
-    names = [way.name for way in parsed.status.way_back if way.kind == kind.kind]
-    return GroupTraffic(kind=kind.kind, name=names[0]) if names else None
+def _splitting(parsed: ParsedRollout, target: ObjectTargetKind) -> Traffic | None:
+    """What splits such versions: the spec's traffic object, or that of the way back while the spec names none."""
+    split = kinds_for(target)
+    if parsed.spec is not None and kind_of(parsed.spec.traffic.kind) in split:
+        return parsed.spec.traffic
+    found = (kind.recorded(way) for way in parsed.status.way_back for kind in split if kind.kind == way.kind)
+    return next((one for one in found if one is not None), None)
 
 
 class PoolViews:
@@ -80,26 +83,27 @@ class PoolViews:
         pool = self._caches.pool(identity.group, namespace, identity.name)
         if pool is None:
             groups = (
-                one.group for one in kinds.POOLS if self._caches.pool(one.group, namespace, identity.name)
+                one.group
+                for one, _ in pods_of(replace(identity, group=""))
+                if self._caches.pool(one.group, namespace, identity.name)
             )
             return PoolView(identity=identity, exists=False, twin=next(groups, ""))
         ready = self._caches.ready_units(pool)
         return self._said(parsed, PoolView(identity=identity, exists=True, ready_endpoints=ready))
 
     def _said(self, parsed: ParsedRollout, view: PoolView) -> PoolView:
-        """With what a version that is an object of the traffic says itself: no pods count where no request arrives."""
-        spec, stable, kind = parsed.spec, parsed.status.stable, kind_of(view.identity.kind)
-        if kind is None or not kind.made_of:
+        """With what the version's object says itself: no pods count where no request arrives."""
+        stable, kind = parsed.status.stable, object_target(view.identity.kind)
+        traffic = _splitting(parsed, kind) if kind is not None else None
+        if kind is None or traffic is None:
             return view
         arms = (view.identity, stable.identity if stable is not None else view.identity)
-        obj, beside = (self._caches.version(kind, parsed.namespace, arm.name) for arm in arms)
-        named = spec.traffic if spec is not None else None
-        group = named if isinstance(named, GroupTraffic) else _recorded(parsed, kind)
-        if obj is None or group is None:
+        obj, beside = (self._caches.version(arm, parsed.namespace) for arm in arms)
+        if obj is None:
             return view
-        ready = view.ready_endpoints if kind.serves(obj, group.name) else 0
-        troubles = tuple(kind.troubles(obj, beside, group, parsed.name))
-        blockers = () if spec is None else tuple(kind.lacks(obj, beside, group, parsed.name))
+        ready = view.ready_endpoints if kind.serves(obj, traffic.name) else 0
+        troubles = tuple(kind.troubles(obj, beside, traffic, parsed.name))
+        blockers = () if parsed.spec is None else tuple(kind.lacks(obj, beside, traffic, parsed.name))
         return replace(view, ready_endpoints=ready, blockers=blockers, troubles=troubles)
 
     def blockers(

@@ -103,8 +103,8 @@ class Settings:
     cluster_templates: bool = True
     freezes: bool = False
     """RolloutFreezes hold; False: they, and Namespaces, are not read."""
-    kserve: bool = True
-    """LLMInferenceServices of KServe are rolled; False: they are not read."""
+    unwatched: frozenset[str] = frozenset()
+    """Options (``carriers.options``) that are off: the kinds of objects that they are for are not read."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     model_servers: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
     """How the pods of a namespace and pool are called; see ``ModelServerBook``."""

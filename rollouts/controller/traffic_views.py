@@ -75,7 +75,7 @@ class TrafficViews:
         """The option of the controller without which it does not watch the spec's kind; empty: it does."""
         kind = kind_of(parsed.spec.traffic.kind) if parsed.spec is not None else None
         watched = kind is None or any(self._caches.watched(one) for one in kind.resources)
-        return "" if kind is None or watched else kind.option
+        return kind.option.name if kind is not None and kind.option is not None and not watched else ""
 
     def traffic(self, parsed: ParsedRollout, target: Identity | None, found: Carried) -> TrafficView | None:
         """What the object says, of these arms; None where the kind is not served."""

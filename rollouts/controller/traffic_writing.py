@@ -197,7 +197,7 @@ class TrafficWriter:
             reason=reason.value,
         )
         kind = kind_of(resource.kind)
-        what = f"{resource.kind} group" if kind is not None and kind.made_of else resource.kind
+        what = kind.called if kind is not None else resource.kind
         message = f"{what} {key.name}: {arm} {shown}"
         return [EmitEvent(type=EventType.NORMAL, reason=reason.value, message=message)]
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import traffic_names
 from rollouts.api.scalars import parse_time
-from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.carriers import TRAFFIC_KINDS, object_targets
 from rollouts.carriers.base import POOL_REF
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
@@ -32,7 +32,6 @@ from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import ApiUnavailable, Conflict, NotFound, RefusedError, TooManyRequests
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
-from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.fencing import NotLeading
 from rollouts.runtime.objects import ObjectKey, key_of, uid_of, version_of
@@ -287,9 +286,9 @@ class Turns:
         """Names of the pools between which, or on which, the Rollout moves requests."""
         spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
         arms = [map_of(status.get("stable")), map_of(status.get("canary"))]
-        target, own = map_of(spec.get("target")), [kind for kind in TRAFFIC_KINDS if kind.made_of]
-        named = [map_of(target.get(field)) for field in ("pool", *(kind.target.value for kind in own))]
-        named += [arm for arm in arms if arm.get("kind") in (POOL_KIND, *(kind.kind for kind in own))]
+        target, own = map_of(spec.get("target")), object_targets()
+        named = [map_of(target.get(kind.field)) for kind in own]
+        named += [arm for arm in arms if arm.get("kind") in {kind.kind for kind in own}]
         found = {text_of(one.get("name")) for one in named} | set(self._split_pools(obj))
         return frozenset(found - {""})
 

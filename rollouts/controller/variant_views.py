@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import TrafficPlace, kind_of
-from rollouts.carriers.pool_split import REQUESTS
+from rollouts.carriers.pool_split import REQUESTS, VARIANT_TARGET
 from rollouts.controller.adapter_blockers import some_names
 from rollouts.controller.adapter_content import AdapterOnPod
 from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
@@ -20,7 +20,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import RolloutSpec, VariantTraffic
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.variants import hinted_variant, labels_of, model_of, selector_of
-from rollouts.engine.versions import VARIANT_KIND, Identity, Target
+from rollouts.engine.versions import VARIANT_KIND, Identity
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of
 from rollouts.objects.pods import Pod
@@ -28,12 +28,7 @@ from rollouts.objects.pool_splits import labels_overlap, read_pool_split
 from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["VariantViews", "variant_of"]
-
-
-def variant_of(target: Target) -> Identity:
-    """``spec.target.variant`` as an identity: variants need no discovery."""
-    return Identity(kind=VARIANT_KIND, group="", name=target.name, source=target.source)
+__all__ = ["VariantViews"]
 
 
 class VariantViews:
@@ -209,7 +204,7 @@ class VariantViews:
         self, parsed: ParsedRollout, spec: RolloutSpec, traffic: ModelTraffic
     ) -> tuple[Blocker, ...]:
         """What the start of an attempt waits for: a pool Rollout in progress, or a rule that sends other names."""
-        known = [variant_of(spec.target), *(arm.identity for arm in parsed.status.arms)]
+        known = [VARIANT_TARGET.identity(spec.target), *(arm.identity for arm in parsed.status.arms)]
         assert isinstance(traffic.spec, VariantTraffic)
         return (
             *pool_in_rollout(self._caches, parsed, traffic.spec.pool_name),

@@ -175,7 +175,7 @@ class WayBack:
     since all of these can be edited. ``share`` is the part of its rule that both arms had together, beside
     entries of others. ``spared`` are fingerprints of rules that sent requests to the canary before us: not ours.
     ``pool`` and ``model`` are whose requests a PoolSplit shares: with them it can be made anew. ``joint`` is the weight
-    that both arms of a group of KServe had together beside members with weight of others; 0 where there were none.
+    that both arms had together where each of a group's members has its own, beside some of others; 0: there were none.
     """
 
     kind: str

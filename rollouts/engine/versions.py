@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import NewType
 
 __all__ = [
@@ -12,22 +11,12 @@ __all__ = [
     "Revision",
     "RevisionHash",
     "Target",
-    "TargetKind",
 ]
 
 RevisionHash = NewType("RevisionHash", str)
 
 VARIANT_KIND = "Variant"
 """``Identity.kind`` of a variant: pods of one pool, told by their labels."""
-
-
-class TargetKind(Enum):
-    """What a Rollout rolls out. They never turn into each other."""
-
-    POOL = "pool"
-    ADAPTER = "adapter"
-    VARIANT = "variant"
-    LLM_SERVICE = "llmInferenceService"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -52,9 +41,12 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """``spec.target`` as written. ``group`` may still be empty: resolution by discovery fills it."""
+    """``spec.target`` as written. ``group`` may still be empty: resolution by discovery fills it.
 
-    kind: TargetKind
+    ``kind`` is the field that names it. Versions of two kinds never turn into each other.
+    """
+
+    kind: str
     name: str
     group: str = ""
     source: str = ""

@@ -268,7 +268,7 @@ async def controlling(client, **settings: Any):
             health_address="127.0.0.1:0",
             metrics_address="127.0.0.1:0",
             cluster_templates=False,
-            kserve=False,
+            unwatched=frozenset({"kserve"}),
             **settings,
         ),
         SystemClock(),

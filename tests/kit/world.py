@@ -76,7 +76,7 @@ from rollouts.engine.rollout_spec import (
     WeightStep,
 )
 from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
-from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.engine.versions import Identity, Target
 from rollouts.units import FULL, ZERO, Weight
 from tests.kit.fleet import Fleet
 
@@ -162,7 +162,7 @@ def spec(
     }
     revision = fields.pop("revision", "")
     return RolloutSpec(
-        target=Target(kind=TargetKind.POOL, name=target, revision=revision),
+        target=Target(kind="pool", name=target, revision=revision),
         traffic=HttpRouteTraffic(name="route", mode=mode, add_backend=fields.pop("add_backend", False)),
         canary=CanaryStrategy(steps=steps or (weight(10), weight(50)), **canary_fields),
         **fields,

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from rollouts.api.rollout_models import StepModel
-from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.carriers import TRAFFIC_KINDS, target_kinds
 from rollouts.cli.lab import lab
 from rollouts.cli.main import COMMANDS
 from rollouts.controller.caches import Caches
@@ -30,17 +30,31 @@ from tests.kit.faults.objects import ADAPTER_OF, CANARY, STABLE
 from tests.kit.faults.scenarios import SCENARIOS
 from tests.kit.faults.simulation import simulate
 
+pytestmark = pytest.mark.timeout(280)
+"""Seconds: processes are started in which whole rollouts are told, on a machine that does other things as well."""
+
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE, AFTER = ADAPTER_OF[STABLE], ADAPTER_OF[CANARY]
 
 
-@pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
-    """What a Rollout over a kind did that only a test knows; in a process of its own, for the list is read once."""
-    command = [sys.executable, "-m", "tests.kit.dummy_kind"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+def _driven(module: str) -> dict[str, Any]:
+    """What was done over a kind that only a test knows; in a process of its own, for the list is read once."""
+    command = [sys.executable, "-m", module]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """Over a kind of one object, which splits adapters."""
+    return _driven("tests.kit.dummy_kind")
+
+
+@pytest.fixture(scope="module")
+def of_rings() -> dict[str, Any]:
+    """Over a kind of several objects, each of which is a version as well."""
+    return _driven("tests.kit.dummy_group")
 
 
 @pytest.mark.parametrize(
@@ -63,11 +77,109 @@ def test_a_new_kind_is_a_field_of_the_schema(told: dict[str, Any]) -> None:
     assert told["schema"] == sorted([*known, "modelShare"])
 
 
+WAY_BACK = [
+    {STABLE: 9000},
+    {STABLE: 9000, CANARY: 1000},
+    {STABLE: 10000, CANARY: 1000},
+    {STABLE: 10000},
+]
+PROMOTED = [
+    {STABLE: 9000},
+    {STABLE: 9000, CANARY: 1000},
+    {STABLE: 9000, CANARY: 5000},
+    {STABLE: 5000, CANARY: 5000},
+    {STABLE: 5000, CANARY: 10000},
+    {CANARY: 10000},
+]
+
+
+@pytest.mark.parametrize(
+    ("story", "shares", "faults"),
+    [("promoted", PROMOTED, True), ("aborted", WAY_BACK, True), ("unreadable", WAY_BACK, False)],
+)
+def test_a_new_kind_of_several_objects_that_are_versions_is_one_file_and_one_line(
+    of_rings: dict[str, Any], story: str, shares: list[dict[str, int]], faults: bool
+) -> None:
+    found = of_rings[story]
+
+    assert bool(found.pop("plans")) is faults
+    assert found == {"converged": True, "problems": [], "broken": [], "shares": shares}
+
+
+def _about_cells(lines: list[str]) -> list[str]:
+    return [line.partition(":")[0] for line in lines if "ModelCell" in line]
+
+
+def test_commands_know_it_without_being_told(of_rings: dict[str, Any]) -> None:
+    assert _about_cells(of_rings["lint"]) == []
+    assert _about_cells(of_rings["lint stray"]) == [
+        f"ModelCell/{CANARY} is not in group mymodel-group",
+        f"ModelCell/{CANARY} does not consent",
+    ]
+    assert _about_cells(of_rings["lint late"]) == [
+        f"it is in sync wave 0, and ModelCell/{CANARY}, which it needs, in 3"
+    ]
+    assert of_rings["lint beside"] == [
+        "spec.traffic a pool target needs traffic.httpRoutes: pools are split by the gateway"
+    ]
+    assert of_rings["doctor"] == [
+        f"FINE ModelCell {CANARY} is in group mymodel-group, and consents to Rollout mymodel"
+    ]
+    assert of_rings["pods"] == 2
+    assert of_rings["waited for"] == CANARY
+
+
+def test_schema_options_and_the_chart_have_it(of_rings: dict[str, Any]) -> None:
+    assert of_rings["target"] == [*(kind.field for kind in target_kinds()), "modelCell", "revision"]
+    assert of_rings["traffic"] == [*(kind.field for kind in TRAFFIC_KINDS), "modelRing"]
+    assert of_rings["options"] == ["--rings"]
+    assert of_rings["watched"] == [False, True]
+    assert of_rings["chart"] == [
+        "{{- if .Values.rings }}",
+        "  resources: [modelcells]",
+        "- --{{ if not .Values.rings }}no-{{ end }}rings",
+    ]
+
+
+NAMED_ELSEWHERE = {
+    "rollouts/engine/reasons.py": "reasons are one closed list",
+    "rollouts/objects/kinds.py": "so are the resources that somebody reads or writes",
+    "rollouts/cli/lab.py": "the story that is told of it",
+    "rollouts/lab/controlplane/minimal.py": "its CRD, for where the real one cannot be fetched",
+    "rollouts/runtime/modelservers.py": "says in a comment whose options it has",
+}
+
+
+def test_no_module_but_its_own_knows_a_kind_of_several_objects() -> None:
+    """Whoever asks for it by name, or by the type of its values, has it asked for by the next such kind as well."""
+    words = re.compile(r"kserve|llm_?(inference_?)?service|service_group|GroupTraffic", re.IGNORECASE)
+    own = re.compile(r"kserve|llm_(inference_)?service|service_group")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "rollouts").rglob("*.py")
+        if not own.search(path.stem) and words.search(path.read_text(encoding="utf-8"))
+    }
+
+    in_list = {"rollouts/carriers/__init__.py", "rollouts/engine/rollout_spec.py"}
+    assert found == in_list | NAMED_ELSEWHERE.keys()
+
+
+def test_what_a_kind_is_like_is_asked_of_it_and_not_of_its_type() -> None:
+    """``made_of`` and the classes of kinds are for the folder of kinds; caches alone choose an index by it."""
+    asking = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "rollouts").rglob("*.py")
+        if re.search(r"isinstance\([^)]*(Kind|Carrier)\b", path.read_text(encoding="utf-8"))
+    }
+
+    assert asking == {"rollouts/carriers/__init__.py", "rollouts/carriers/base.py"}
+
+
 def test_every_kind_in_its_folder_is_in_the_list() -> None:
     files = {path.stem for path in (ROOT / "rollouts" / "carriers").glob("*.py")}
     listed = {type(kind).__module__.rsplit(".", 1)[1] for kind in TRAFFIC_KINDS}
 
-    assert files - listed == {"__init__", "base", "adapters"}
+    assert files - listed == {"__init__", "base", "adapters", "target_kinds"}
 
 
 def test_every_kind_is_watched_and_wakes_its_rollouts() -> None:

@@ -18,3 +18,6 @@
   verbs: [get, list, watch, patch]
 {{- end }}
 {{- end -}}
+{{- define "inference-rollouts.watchOptions" -}}
+- --{{ if not .Values.kserve }}no-{{ end }}kserve
+{{- end -}}

@@ -10,6 +10,7 @@ from typing import Any
 from rollouts.kube.client import WatchType
 from rollouts.objects import kinds
 from tests.kit.faults.endstate import is_carrier, weights_of
+from tests.kit.faults.groups import is_part
 from tests.kit.faults.history import AdapterCall, History, Record
 from tests.kit.faults.replay import Replay, ready_pictures, share
 
@@ -24,8 +25,8 @@ def unproven_weights(history: History, writes: Iterable[tuple[Replay, Record]]) 
     for replay, record in writes:
         name = replay.canary_name
         first = not (replay.restored_up_to or _carries(record.before, name)) and _carries(record.after, name)
-        unasked = (kinds.HTTP_ROUTE, kinds.POOL_SPLIT, kinds.LLM_SERVICE)
-        if not first or any(record.of(resource) for resource in unasked):
+        unasked = record.of(kinds.HTTP_ROUTE) or record.of(kinds.POOL_SPLIT) or is_part(record.change)
+        if not first or unasked:
             continue
         serving = record.serving(name, replay.canary_source) or frozenset()
         pictures = ready_pictures(history, replay, record.seconds)

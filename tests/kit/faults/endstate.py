@@ -6,12 +6,12 @@ from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine.naming import UID_DIGITS
-from rollouts.engine.versions import TargetKind
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
+from tests.kit.faults.groups import PARTS, place_of
 from tests.kit.faults.history import History, Record
 
 __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights", "weights_of"]
@@ -19,12 +19,16 @@ __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights"
 Object = dict[str, Any]
 
 _NAMES = {
-    TargetKind.POOL: "inference-route",
-    TargetKind.ADAPTER: "loramodel",
-    TargetKind.VARIANT: "mymodel-pool",
-    TargetKind.LLM_SERVICE: "mymodel-group",
+    "pool": "inference-route",
+    "adapter": "loramodel",
+    "variant": "mymodel-pool",
 }
-CARRIERS = tuple((resource, _NAMES[kind.target]) for kind in TRAFFIC_KINDS for resource in kind.resources)
+_GROUP = "mymodel-group"
+CARRIERS = tuple(
+    (resource, _GROUP if kind.made_of else _NAMES[kind.target.field])
+    for kind in TRAFFIC_KINDS
+    for resource in kind.resources
+)
 """The traffic objects of the workloads, by name."""
 _CARRIER_KEYS = frozenset((resource.group, resource.plural, name) for resource, name in CARRIERS)
 
@@ -85,8 +89,12 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
         for model in _good(cluster, resource):
             labels = model["metadata"].get("labels") or {}
             found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
-    for member in _good(cluster, kinds.LLM_SERVICE):
-        found[f"member {member['metadata']['name']}"] = member["spec"]["router"]["route"]
+    for resource, kind in PARTS:
+        for part in _good(cluster, resource):
+            place = place_of(kind, part)
+            if place is not None:
+                (one,) = kind.lists(kind.joined(*place, [part]) or {})
+                found[f"member {part['metadata']['name']}"] = {"of": place[1], **one.entries[0]}
     for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
     for deployment in _good(cluster, DEPLOYMENT):

@@ -1,53 +1,70 @@
-"""Groups of KServe as checkers see them: a member's weight changed, so the group did, which is one traffic object."""
+"""Traffic objects that are several, as checkers see them: a part's weight changed, so the one traffic object did."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.kube.client import WatchType
 from rollouts.lab.memoryapi.history import Change
-from rollouts.objects import kinds
 from rollouts.objects.claims import CONSENT_ANNOTATION
 
-__all__ = ["Groups"]
+__all__ = ["PARTS", "Groups", "is_part", "place_of"]
 
 Object = dict[str, Any]
 
+PARTS = tuple((resource, kind) for kind in TRAFFIC_KINDS if kind.made_of for resource in kind.resources)
+"""The kinds of objects of which several are one traffic object."""
+_KINDS: Mapping[tuple[str, str], TrafficKind] = {(one.group, one.plural): kind for one, kind in PARTS}
+
+
+def place_of(kind: TrafficKind, part: Object) -> tuple[str, str] | None:
+    """Namespace and name of the traffic object that an object says it is a part of."""
+    return next((cast("tuple[str, str]", value) for value in kind.indexes[kind.made_of](part)), None)
+
+
+def is_part(change: Change) -> bool:
+    """Whether a change is of an object of such a kind."""
+    return (change.group, change.plural) in _KINDS
+
 
 class Groups:
-    """The weights of the members, by group; those of none are left as they are."""
+    """The parts of each traffic object; objects of none are left as they are."""
 
     def __init__(self) -> None:
-        self._weights: dict[str, dict[str, int]] = {}
+        self._parts: dict[Any, dict[str, Object]] = {}
 
     def take(self, change: Change) -> Change:
-        """The change of a member's weight as one of its group; every other change as it is."""
-        if (change.group, change.plural) != (kinds.LLM_SERVICE.group, kinds.LLM_SERVICE.plural):
+        """The change of a part's weight as one of the whole; every other change as it is."""
+        kind = _KINDS.get((change.group, change.plural))
+        place = place_of(kind, change.obj) if kind is not None else None
+        if kind is None or place is None:
             return change
-        route = change.obj["spec"]["router"]["route"]
-        members = self._weights.setdefault(route["group"], {})
-        before = dict(members)
+        parts = self._parts.setdefault((kind.kind, place), {})
+        before = _shares(kind, place, parts)
         if change.type is WatchType.DELETED:
-            members.pop(_shown(change.obj), None)
+            parts.pop(change.name, None)
         else:
-            members[_shown(change.obj)] = route["weight"]
-        if members == before:
+            parts[change.name] = change.obj
+        after = _shares(kind, place, parts)
+        if after == before:
             return change
-        return replace(
-            change,
-            type=WatchType.MODIFIED,
-            name=route["group"],
-            obj=_shares(members),
-            previous=_shares(before) if before else None,
-        )
+        return replace(change, type=WatchType.MODIFIED, name=place[1], obj=after or {}, previous=before)
 
 
-def _shown(member: Object) -> str:
-    """A member of no Rollout is an entry of others, which checkers tell by a slash."""
-    name, annotations = member["metadata"]["name"], member["metadata"].get("annotations") or {}
+def _shares(kind: TrafficKind, place: tuple[str, str], parts: dict[str, Object]) -> Object | None:
+    whole = kind.joined(*place, parts.values())
+    if whole is None:
+        return None
+    (found,) = kind.lists(whole)
+    return {
+        "spec": {"shares": [{**one, "name": _shown(parts[one["name"]])} for one in found.entries]},
+    }
+
+
+def _shown(part: Object) -> str:
+    """A part of no Rollout is an entry of others, which checkers tell by a slash."""
+    name, annotations = part["metadata"]["name"], part["metadata"].get("annotations") or {}
     return str(name) if CONSENT_ANNOTATION in annotations else f"others/{name}"
-
-
-def _shares(members: dict[str, int]) -> Object:
-    return {"spec": {"shares": [{"name": name, "weight": weight} for name, weight in members.items()]}}

@@ -33,6 +33,7 @@ from tests.kit.faults.capacity_oracle import (
     wrong_workloads,
 )
 from tests.kit.faults.endstate import CARRIERS, differences, is_carrier, weights_of
+from tests.kit.faults.groups import is_part
 from tests.kit.faults.history import History, Record
 from tests.kit.faults.path_oracle import dead_ends, left_on_dead_ends, probe_rules
 from tests.kit.faults.replay import Replay, ready_pictures, share
@@ -155,7 +156,7 @@ def _weights(run: Run) -> Iterator[str]:
             values = [weight for _, weight in rule]
             if not rule:
                 continue
-            grouped = record.of(kinds.LLM_SERVICE)
+            grouped = is_part(record.change)
             least = (
                 0 if grouped or record.of(kinds.HTTP_ROUTE) else 1
             )  # model objects leave an arm without weight out
@@ -221,7 +222,7 @@ def _counted(run: Run) -> Iterator[str]:
         raised = _rises(replay, record)
         if raised is None or raised <= reached:
             continue
-        if record.of(kinds.LLM_SERVICE) and status == stored:  # the second write of one rise
+        if is_part(record.change) and status == stored:  # the second write of one rise
             reached = raised
             continue
         stored = status
@@ -309,7 +310,7 @@ def _aborted(run: Run) -> Iterator[str]:
         if not replay.abort_decided() or not replay.canary_name:
             continue
         left = max((share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=0)
-        if record.of(kinds.LLM_SERVICE) and left < _most(record.before, replay.canary_name):
+        if is_part(record.change) and left < _most(record.before, replay.canary_name):
             continue  # stable's weight is back first; RESTORED asks for the rest
         if left > share_without_pods(run, replay, record.seconds):
             yield f"route write at {record.seconds:g} s leaves {float(left):.2%} on an aborted revision"

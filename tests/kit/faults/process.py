@@ -12,6 +12,7 @@ from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.model_server_calls import ServerAnswer
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.warming import WarmUps
 from rollouts.kube.errors import RetryableError, TooManyRequests
 from rollouts.objects.pods import Pod
@@ -160,7 +161,7 @@ class Process:
         assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
         if assembler.warm_ups is not None:
             assembler.warm_ups.on_change = lambda key: self._add((_ROLLOUT, key))
-        self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
+        on_rollout_change(self.caches, lambda key: self._add((_ROLLOUT, key)))
         self.caches.runs.subscribe(lambda key: self._add((_RUN, key)))
         feed.connect(self.caches, lag=lag, catch_up=catch_up)
         self.enqueue_all()

@@ -18,7 +18,7 @@ from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import CONTROLLER, Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import CARRIERS, end_state, is_carrier, route_weights, weights_of
-from tests.kit.faults.groups import Groups
+from tests.kit.faults.groups import PARTS, Groups
 from tests.kit.faults.history import AdapterCall, History, Record
 from tests.kit.faults.hostile import open_schema, plant
 from tests.kit.faults.objects import Carrier
@@ -85,7 +85,7 @@ class Scenario:
     variants: bool = False
     """Rolls variants of the pods of one pool."""
     services: bool = False
-    """Rolls LLMInferenceServices of a group of KServe."""
+    """Rolls objects that are parts of one traffic object, as LLMInferenceServices of a group of KServe."""
     carrier: Carrier = Carrier.MODEL
     """What carries the adapters' weights."""
     counted: bool = False
@@ -549,8 +549,8 @@ class Simulation:
         refusal = self.plan.refusal
         # A probe of the rewrite's dialect is a write of another name.
         name = self.history.requests[-1].name
-        member = resource == kinds.LLM_SERVICE
-        if refusal is None or not (member or (resource, name) in CARRIERS):
+        part = any(resource == one for one, _ in PARTS)
+        if refusal is None or not (part or (resource, name) in CARRIERS):
             return None
         number, self._traffic_writes = self._traffic_writes, self._traffic_writes + 1
         if number < refusal.start or (refusal.only and name != refusal.only):

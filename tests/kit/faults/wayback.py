@@ -16,6 +16,7 @@ from typing import Any
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.objects import kinds
 from tests.kit.faults.endstate import CARRIERS, is_carrier, weights_of
+from tests.kit.faults.groups import PARTS
 from tests.kit.faults.history import Record
 from tests.kit.faults.objects import RELEASES, STABLE
 from tests.kit.faults.replay import Replay
@@ -164,7 +165,7 @@ class _Story:
     def _asked(self) -> list[Any]:
         places = {(resource.plural, name) for resource, name in CARRIERS}
         asked = self.run.history.requests
-        parts = {kinds.LLM_SERVICE.plural}
+        parts = {resource.plural for resource, _ in PARTS}
         return [
             item
             for item in asked

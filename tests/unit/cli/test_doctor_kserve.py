@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.cli.doctor import diagnose
 from rollouts.objects import kinds
-from tests.unit.cli.test_doctor import Cluster, sound
+from tests.unit.cli.test_doctor import APPLICATION, Cluster, sound
 from tests.unit.traffic.test_service_group import member
 
 
@@ -54,3 +54,15 @@ async def test_a_sound_member_and_those_of_others_are_named() -> None:
 )
 async def test_what_keeps_the_target_back_is_said(members: dict[str, Any], words: str) -> None:
     assert words in await told(grouped(**members))
+
+
+async def test_argo_cd_compares_the_weights_of_its_members_and_not_those_of_others() -> None:
+    cluster = grouped(v2=ready("v2"), other=ready("other", owner=""))
+    for name in ("v2", "other"):
+        resource = {"kind": kinds.LLM_SERVICE.kind, "namespace": "default", "name": name}
+        cluster.add(APPLICATION, name, spec={}, status={"resources": [resource]})
+
+    said = await told(cluster)
+
+    assert "Application v2: any sync resets the weights of a canary in flight" in said
+    assert "Application other" not in said

@@ -81,6 +81,15 @@ def test_an_adapters_pool_and_model_object_are_needed_too() -> None:
     assert "InferenceModel/model" in found[1]
 
 
+def test_the_pool_of_variants_is_needed_and_their_split_is_the_controllers() -> None:
+    variants = rollout(0, inferencePool={"name": "v2"})
+    variants["spec"]["target"] = {"variant": {"name": "blue", "labels": {"release": "blue"}}}
+    (found,) = wave_findings([variants, pool(1)])
+
+    assert found.deadlock
+    assert "InferencePool/v2" in found.text
+
+
 def test_a_managed_route_is_the_rollouts_own() -> None:
     made = {"httpRoutes": [{"name": "route", "template": {"rules": [{}]}}]}
     (found,) = wave_findings([rollout(0, **made), obj("HTTPRoute", "route", 1)])

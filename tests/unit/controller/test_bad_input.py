@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         put({"adapter": {"name": "travel-helper-v2"}}, "target"),
         "Invalid",
         "SpecValid",
-        ("an adapter target needs inferenceModel",),
+        ("an adapter target needs traffic.inferenceModel",),
     ),
     "a spec of the wrong type": (put("v2", "target"), "Invalid", "SpecValid", ("target",)),
     "steps of the wrong type": (

@@ -11,6 +11,7 @@ from rollouts.api.references import DEPENDENTS_ANNOTATION, permits
 from rollouts.controller import dependencies as controlled
 from rollouts.controller.caches import Caches
 from rollouts.controller.dependencies import dependency_views
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.engine.observation import DependencyState
 from tests.kit.clock import VirtualClock
 from tests.kit.faults.cluster import POOL_GROUP
@@ -156,6 +157,6 @@ def test_a_change_of_the_first_is_told_to_those_behind_it():
     caches = Caches(None, VirtualClock())  # type: ignore[arg-type]
     caches.rollouts.apply(rollout("mine", {"name": "first"}))
     told: list[str] = []
-    caches.on_rollout_change(lambda key: told.append(key.name))
+    on_rollout_change(caches, lambda key: told.append(key.name))
     caches.rollouts.apply(rollout("first"))
     assert sorted(told) == ["first", "mine"]

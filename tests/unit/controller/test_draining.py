@@ -12,6 +12,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.marking import Marking
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.workloads import find_workload
 from rollouts.engine.actions import DrainPods, Plan
 from rollouts.engine.observation import Drained, Draining, DrainView, NotControllable
@@ -409,7 +410,7 @@ async def test_a_pod_that_is_gone_does_not_keep_the_others_from_their_marks(
 def test_a_mark_of_a_rollout_that_is_gone_is_news() -> None:
     """As for a controller that starts after the one that was refused."""
     fleet, heard = Fleet(), list[ObjectKey]()
-    fleet.caches.on_rollout_change(heard.append)
+    on_rollout_change(fleet.caches, heard.append)
     fleet.pod("left", annotations={DRAINING_ANNOTATION: OURS})
     fleet.pod("other", annotations={DRAINING_ANNOTATION: "by hand"})
     rollout = {"metadata": {"name": "there", "namespace": "default", "uid": "r", "resourceVersion": "1"}}

@@ -9,6 +9,7 @@ import pytest
 from rollouts.controller import freezes
 from rollouts.controller.caches import Caches
 from rollouts.controller.freezes import Freezes
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.objects import kinds
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.objects import freeze_object, rollout_object
@@ -123,7 +124,7 @@ def test_a_change_is_told_to_those_that_have_a_canary():
     for one in (waiting, rest):
         caches.rollouts.apply(stored(one))
     told: list[str] = []
-    caches.on_rollout_change(lambda key: told.append(key.name))
+    on_rollout_change(caches, lambda key: told.append(key.name))
     caches.freezes.apply(stored(freeze_object("all")))
     assert told == ["waiting"]
 
@@ -136,7 +137,7 @@ def test_of_a_namespace_only_its_labels_are_told_and_only_to_its_own():
         one["status"] = {"canary": {"name": "v2"}}
         caches.rollouts.apply(stored(one))
     told: list[str] = []
-    caches.on_rollout_change(lambda key: told.append(key.name))
+    on_rollout_change(caches, lambda key: told.append(key.name))
     by_change = []
     for version, labels, name in (
         ("1", {"team": "a"}, "a"),

@@ -137,6 +137,6 @@ def test_the_event_says_that_it_is_the_group() -> None:
 def test_a_kind_that_is_not_watched_is_not_called_missing() -> None:
     sim = run(goal=at_step(1))
     parsed = parse_rollout(sim.cluster.get(kinds.ROLLOUT, "mymodel") or {})
-    caches = Caches(sim.client, sim.clock, kserve=False)
+    caches = Caches(sim.client, sim.clock, unwatched=["kserve"])
     assert TrafficViews(caches, ()).unwatched(parsed) == "kserve"
     assert TrafficViews(Caches(sim.client, sim.clock), ()).unwatched(parsed) == ""

@@ -13,6 +13,7 @@ from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.picker_health import HealthAnswer, PickerHealthWatch, ask
 from rollouts.controller.pickers import PickerPaths, gateways_of
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.engine.observation import PathView, PoolView
 from rollouts.engine.versions import Identity
 from rollouts.lab.processes import free_port
@@ -249,7 +250,7 @@ def test_a_change_of_a_picker_pod_concerns_the_rollouts_of_its_pool() -> None:
     meta = {"name": "demo", "namespace": "default", "uid": "r", "resourceVersion": "1"}
     rollout = {"apiVersion": kinds.ROLLOUT.api_version, "kind": "Rollout", "metadata": meta, "spec": spec}
     stage.caches.rollouts.apply(rollout)
-    stage.caches.on_rollout_change(heard.add)
+    on_rollout_change(stage.caches, heard.add)
     stage.put(pod_object("v2-epp-0", {"app": "v2-epp"}, ready=False))
 
     assert heard == {KEY}

@@ -12,6 +12,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.pool_views import PoolViews
+from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, WorkloadViews
 from rollouts.engine.attempt import Attempt, AttemptCapacity
 from rollouts.engine.observation import Blocker, WorkloadView
@@ -534,7 +535,7 @@ def test_nothing_is_looked_at_where_nobody_asks() -> None:
 def test_a_change_of_a_workload_or_its_autoscaler_is_news_to_the_rollout() -> None:
     cluster = Cluster()
     heard: list[str] = []
-    cluster.caches.on_rollout_change(lambda key: heard.append(key.name))
+    on_rollout_change(cluster.caches, lambda key: heard.append(key.name))
     cluster.put(kinds.ROLLOUT, "demo", spec={"target": {"pool": {"name": "v2"}}})
     cluster.pool("v2")
     heard.clear()
@@ -644,7 +645,7 @@ def test_a_worker_is_news_to_the_rollout_although_its_pool_selects_leaders(may: 
     spec = {"target": {"pool": {"name": "v2"}}, "traffic": {"httpRoutes": [{"name": "r"}]}}
     cluster.put(kinds.ROLLOUT, "demo", spec=spec)
     told: list[ObjectKey] = []
-    cluster.caches.on_rollout_change(told.append)
+    on_rollout_change(cluster.caches, told.append)
     worker = group("vllm", 0, 2, workers_app="workers")[1]["metadata"]
     cluster.put(kinds.POD, worker["name"], metadata=worker, status=up(ready=False))
 

@@ -23,7 +23,7 @@ from rollouts.engine.rollout_status import (
     WeightStatus,
 )
 from rollouts.engine.steps import steps_hash
-from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.engine.versions import Identity, Target
 from rollouts.objects.models import MODEL_KIND
 from rollouts.units import FULL, Weight
 from tests.kit.world import START, changed
@@ -39,7 +39,7 @@ OLD, NEW = adapter("v1", "/adapters/v1"), adapter("v2", "/adapters/v2")
 
 def observe(*views: PoolView, status: RolloutStatus | None = None, **fields: Any) -> Observation:
     spec = RolloutSpec(
-        target=Target(kind=TargetKind.ADAPTER, name="v2", source="/adapters/v2"),
+        target=Target(kind="adapter", name="v2", source="/adapters/v2"),
         traffic=AdapterTraffic(kind=MODEL_KIND, name="m", model_name="m", pool_name="pool"),
         canary=CanaryStrategy(steps=STEPS),
         rollback_window=timedelta(hours=1),
@@ -110,7 +110,7 @@ def test_the_candidate_is_loaded_where_it_is_missing_and_so_is_what_is_stable():
 def test_an_adapter_without_a_source_is_nobodys_to_load():
     plain = adapter("v2")
     status = changed(running(), canary=revision_of(plain, ""))
-    spec = replace(observe().spec, target=Target(kind=TargetKind.ADAPTER, name="v2"))  # type: ignore[type-var]
+    spec = replace(observe().spec, target=Target(kind="adapter", name="v2"))  # type: ignore[type-var]
     observed = replace(
         observe(view(OLD), view(plain, lacking=("a",)), status=status, spec=spec), target=plain
     )
@@ -224,7 +224,7 @@ def fixing(status: RolloutStatus, *views: PoolView, source: str = FIXED.source, 
     """Git asks for v9 from another path, within the rollback window of the one that was aborted."""
     observed = observe(view(OLD), *views, status=status)
     assert observed.spec is not None
-    target = Target(kind=TargetKind.ADAPTER, name="v9", source=source, **fields)
+    target = Target(kind="adapter", name="v9", source=source, **fields)
     return replace(observed, target=adapter("v9", source), spec=replace(observed.spec, target=target))
 
 
@@ -367,7 +367,7 @@ def test_one_pod_with_other_content_under_stables_name_is_named_while_the_others
 def test_content_without_a_source_is_named_by_its_name_alone():
     plain = adapter("v2")
     status = changed(running(), canary=revision_of(plain, ""))
-    spec = replace(observe().spec, target=Target(kind=TargetKind.ADAPTER, name="v2"))  # type: ignore[type-var]
+    spec = replace(observe().spec, target=Target(kind="adapter", name="v2"))  # type: ignore[type-var]
     seen = view(plain, mismatched=("pod-0 has /adapters/v2-bad",), ready=0, confirmed=None)
     observed = replace(observe(view(OLD), seen, status=status, spec=spec), target=plain)
     assert "under the name of v2: requests" in condition_of(plan(observed, START))[2]

@@ -46,7 +46,7 @@ from rollouts.engine.rollout_status import (
 )
 from rollouts.engine.steps import steps_hash
 from rollouts.engine.variants import variant_identity
-from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.engine.versions import Identity, Target
 from rollouts.units import ZERO, Weight
 from tests.kit.world import START
 
@@ -55,7 +55,7 @@ OTHER = variant_identity("llama", {"release": "llama"})
 STEPS = (WeightStep(weight=Weight(1000)), PauseStep(duration=None))
 UNMATCHED = UnmatchedPods(pods=("a", "b", "c", "d", "e"), pool="pool", hint="release=qwen")
 SPEC = RolloutSpec(
-    target=Target(kind=TargetKind.VARIANT, name=NEW.name, source=NEW.source),
+    target=Target(kind="variant", name=NEW.name, source=NEW.source),
     traffic=VariantTraffic(kind="PoolSplit", name="pool", model_name="", pool_name="pool"),
     canary=CanaryStrategy(steps=STEPS),
 )

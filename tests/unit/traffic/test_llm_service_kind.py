@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.carriers import kind_of, pods_of, targeted
+from rollouts.carriers import asked_in, object_target, pods_of
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import GroupTraffic
 from rollouts.objects import kinds
@@ -23,7 +23,7 @@ def said(obj: Object, *conditions: Object, generation: int = 3) -> Object:
 
 
 def lacks(obj: Object, beside: Object | None = None) -> list[tuple[Reason, str]]:
-    kind = kind_of("LLMInferenceService")
+    kind = object_target("LLMInferenceService")
     assert kind is not None
     return [(one.reason, one.message) for one in kind.lacks(obj, beside, SPEC, "roll")]
 
@@ -110,10 +110,10 @@ def test_members_of_other_names_share_nothing() -> None:
 
 
 def test_a_target_of_the_kind_is_found_in_a_raw_spec_of_any_shape() -> None:
-    ((kind, name),) = targeted({"llmInferenceService": {"name": "v2"}})
-    assert (kind.kind, name) == ("LLMInferenceService", "v2")
+    ((kind, name),) = asked_in({"llmInferenceService": {"name": "v2"}})
+    assert (kind, name) == (object_target("LLMInferenceService"), "v2")
     for junk in (None, [], {"llmInferenceService": 3}, {"llmInferenceService": {"name": 1}}, {"pool": {}}):
-        assert targeted(junk) == []
+        assert asked_in(junk) == []
 
 
 def test_the_pods_of_an_arm_are_read_where_it_lives() -> None:
