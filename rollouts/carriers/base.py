@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic.alias_generators import to_snake
@@ -39,6 +40,8 @@ Index = Callable[[dict[str, Any]], Iterable[Hashable]]
 
 POOL_REF = "poolRef"
 """Index of the objects that name a pool, by (namespace, name)."""
+
+_snake = cache(to_snake)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,7 @@ class TrafficKind(ABC):
     @property
     def attribute(self) -> str:
         """The field's name in the model of ``spec.traffic``."""
-        return to_snake(self.field)
+        return _snake(self.field)
 
     @property
     def named(self) -> str:
