@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic.alias_generators import to_snake
@@ -41,6 +42,8 @@ Index = Callable[[dict[str, Any]], Iterable[Hashable]]
 
 POOL_REF = "poolRef"
 """Index of the objects that name a pool, by (namespace, name)."""
+
+_snake = cache(to_snake)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,7 @@ class TrafficKind(ABC):
     @property
     def attribute(self) -> str:
         """The field's name in the model of ``spec.traffic``."""
-        return to_snake(self.field)
+        return _snake(self.field)
 
     @property
     def named(self) -> str:

@@ -42,6 +42,7 @@ from rollouts.engine.turns import LimitScope
 from rollouts.engine.variants import read_selector
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
+from rollouts.runtime.store import ReadOnce
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
 from rollouts.sources.budget import QUERIES_PER_MINUTE, QueryBudget
 from rollouts.sources.picker import PickerSource
@@ -79,13 +80,19 @@ def pool_endpoints(caches: Caches) -> Endpoints:
     Not those that are warmed up: what they answer is no user's, and who measures begins when that is over.
     """
 
+    read_pages: ReadOnce[list[ScrapeTarget]] = ReadOnce(caches.pods)
+
     def endpoints(namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
-        pool = pool.narrowed(read_selector(arm.labels))
-        ready = [found for found in caches.endpoints(pool) if found.ready and not found.warming]
-        return metrics_pages(ready, pool.processes, namespace)
+        asked = pool.narrowed(read_selector(arm.labels)) if arm.labels else pool
+
+        def read() -> list[ScrapeTarget]:
+            ready = [found for found in caches.endpoints(asked) if found.ready and not found.warming]
+            return metrics_pages(ready, asked.processes, namespace)
+
+        return list(read_pages.get((namespace, asked.name, asked.selector, asked.processes), read))
 
     return endpoints
 

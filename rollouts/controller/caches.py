@@ -56,7 +56,7 @@ from rollouts.objects.workloads import (
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
-from rollouts.runtime.store import Store
+from rollouts.runtime.store import ReadOnce, Store
 
 __all__ = ["Caches"]
 
@@ -152,6 +152,8 @@ class Caches:
             self._stores[AUTOSCALER] = self.autoscalers
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
+        self._read_pods: ReadOnce[list[Pod]] = ReadOnce(self.pods)
+        self._counted_units: ReadOnce[int] = ReadOnce(self.pods)
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self._stores.items()
@@ -263,12 +265,20 @@ class Caches:
 
     def endpoints(self, pool: Pool) -> list[Pod]:
         """The pool's pods that have an IP, by name."""
-        found = (read_pod(pod, pool.name) for pod in self._selected(pool.namespace, pool.selector))
-        return [pod for pod in found if pod is not None]
+
+        def read() -> list[Pod]:
+            found = (read_pod(pod, pool.name) for pod in self._selected(pool.namespace, pool.selector))
+            return [pod for pod in found if pod is not None]
+
+        return list(self._read_pods.get((pool.namespace, pool.name, pool.selector), read))
 
     def ready_units(self, pool: Pool) -> int:
         """The pool's Ready pods that have an IP; of groups their leaders, where all of their workers are Ready."""
-        return sum(map(self.is_ready_unit, self.unit_pods(pool)))
+
+        def count() -> int:
+            return sum(map(self.is_ready_unit, self.unit_pods(pool)))
+
+        return self._counted_units.get((pool.namespace, pool.selector), count)
 
     def unit_pods(self, pool: Pool) -> list[Object]:
         """The pool's pods by name; of groups their leaders, who answer for them."""

@@ -78,6 +78,8 @@ class _Followed:
     renewed: Monotonic
     told: tuple[bool, int] = (False, 0)
     """What the follower was told: whether the canary refuses, and how many restarts the pages showed."""
+    silent: bool = False
+    """The canary is: only then does time alone say something new."""
 
 
 class CrashWatch:
@@ -108,7 +110,7 @@ class CrashWatch:
             stable=self._follow(follower, stable, ports[1], hurry),
             renewed=self._clock.monotonic(),
         )
-        followed.told = self._state(followed)
+        followed.told, followed.silent = self._state(followed), _silent(followed.canary)
         self._followed[follower] = followed
         refusing = followed.told[0]
         return (
@@ -122,18 +124,23 @@ class CrashWatch:
 
     async def run(self) -> None:
         """Tell followers of what the pages show; pods of a canary that falls silent are sampled in a hurry."""
+        turns = -1
         while True:
-            now = self._clock.monotonic()
+            now, calm, turns = self._clock.monotonic(), turns == self._scraper.turns, self._scraper.turns
             for follower, followed in list(self._followed.items()):
-                silent = _silent(followed.canary)
-                if silent or now - followed.renewed > _RENEW:
-                    followed.renewed = now
-                    self._renew(followed, _HURRY if silent else 0.0)
-                state = self._state(followed)
-                if state != followed.told:
-                    followed.told = state
-                    self.on_change(follower)
+                if not calm or followed.silent or now - followed.renewed > _RENEW:
+                    self._look(follower, followed, now)
             await self._clock.sleep(_TICK)
+
+    def _look(self, follower: ObjectKey, followed: _Followed, now: Monotonic) -> None:
+        followed.silent = _silent(followed.canary)
+        if followed.silent or now - followed.renewed > _RENEW:
+            followed.renewed = now
+            self._renew(followed, _HURRY if followed.silent else 0.0)
+        state = self._state(followed)
+        if state != followed.told:
+            followed.told = state
+            self.on_change(follower)
 
     def _renew(self, followed: _Followed, hurry: float) -> None:
         """The scraper forgets whom nobody asks about; a plan may be minutes away."""

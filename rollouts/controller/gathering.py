@@ -116,6 +116,7 @@ class Gatherer:
             self._adapters.forget(key)
             self._paths.forget(key)
             self._loaded.forget(key)
+            self._strategies.forget(key)
             return None
         parsed, strategy = self._strategies.parse(rollout)
         if parsed.uid in self._caches.doomed:

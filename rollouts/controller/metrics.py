@@ -31,7 +31,6 @@ from rollouts.engine.rollout_status import (
     WaitingFor,
     WeightStatus,
 )
-from rollouts.units import Weight
 
 __all__ = ["ControllerMetrics"]
 
@@ -186,30 +185,36 @@ class ControllerMetrics:
         if before == said:
             return
         self._shown[namespace, name] = said
-        self._wait(before, said)
         if before is None:
+            self._wait(None, said)
             for outcome in Outcome:  # from 0 on: increase() does not see the first value of a series
                 self.attempts.labels(namespace, name, outcome.value)
             self.foreign_writes.labels(namespace, name)
         elif before.reason != said.reason:
+            self._wait(before, said)
             self._drop(self.reason, namespace, name, before.reason)
         self.reason.labels(namespace, name, said.reason).set(1)
-        for phase in Phase:
+        # To find a series costs more than its value: only what says something else than before is touched.
+        for phase in (*Phase,) if before is None else (before.phase, said.phase):
             if phase is not Phase.NEW:
                 self.phase.labels(namespace, name, phase.value).set(1 if phase is status.phase else 0)
-        weights: dict[str, Weight | None] = {
-            "desired": status.weight.desired,
-            "applied": status.weight.applied,
-            "observed": status.weight.observed,
-        }
+        if before is None or before.weight != said.weight:
+            self._show_weight(namespace, name, said.weight)
+        if before is None or before.step != said.step:
+            self.step.labels(namespace, name).set(status.current_step)
+        self._count_pods(namespace, name, before.pods if before is not None else (), said.pods)
+        if (None if before is None else before.accelerators) != said.accelerators:
+            self._show_accelerators(namespace, name, said.accelerators)
+        if (None if before is None else before.step_start) != said.step_start:
+            self._since(self.step_start, said.step_start, namespace, name)
+        if (None if before is None else before.queue_start) != said.queue_start:
+            self._since(self.queue_start, said.queue_start, namespace, name)
+
+    def _show_weight(self, namespace: str, name: str, shown: WeightStatus) -> None:
+        weights = {"desired": shown.desired, "applied": shown.applied, "observed": shown.observed}
         for kind, weight in weights.items():
             if weight is not None:
                 self.weight.labels(namespace, name, kind).set(weight / 10_000)
-        self.step.labels(namespace, name).set(status.current_step)
-        self._count_pods(namespace, name, before.pods if before is not None else (), said.pods)
-        self._show_accelerators(namespace, name, said.accelerators)
-        self._since(self.step_start, said.step_start, namespace, name)
-        self._since(self.queue_start, said.queue_start, namespace, name)
 
     def _count_pods(self, namespace: str, name: str, before: ArmPodCounts, after: ArmPodCounts) -> None:
         kept = {(arm, state) for arm, state, _ in after}

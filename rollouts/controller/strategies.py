@@ -12,13 +12,16 @@ from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.observation import Blocker, Problem, StrategyView
 from rollouts.engine.reasons import Reason
-from rollouts.runtime.objects import Object, ObjectKey
+from rollouts.runtime.objects import Object, ObjectKey, key_of
 
 __all__ = ["SharedStrategies", "held_back", "unfit"]
 
 _PINS = 1_000
 """Strategies that are kept as they were pinned last, and with each its object, though that may be gone meanwhile: more
 than a cluster has in use, and the oldest is only pinned again."""
+
+_PARSED = 2_000
+"""Rollouts that are kept as they were parsed last, each with its object: mostly something else wakes them."""
 
 _NOT_WATCHED = (
     "this controller does not read ClusterRolloutStrategies: start it with --cluster-templates (chart: "
@@ -56,6 +59,7 @@ class SharedStrategies:
             OrderedDict()
         )
         """Of the store's object, which is another one after each change."""
+        self._parsed: OrderedDict[ObjectKey, tuple[Object, ParsedRollout]] = OrderedDict()
 
     def following(self, rollout: Object, view: StrategyView | None) -> ParsedRollout | None:
         """The Rollout with the strategy that its next attempt would go by, where that is another one."""
@@ -65,7 +69,7 @@ class SharedStrategies:
 
     def parse(self, rollout: Object) -> tuple[ParsedRollout, StrategyView | None]:
         """The Rollout with the strategy that its attempt goes by, and that strategy; None where it names none."""
-        parsed = parse_rollout(rollout, self._specs)
+        parsed = self._read(rollout)
         named, pinned = parsed.strategy_ref, parsed.strategy
         if named is None:
             return parsed, None
@@ -83,6 +87,21 @@ class SharedStrategies:
         if pinned is None:
             parsed = following
         return parsed, StrategyView(used=pinned or found, next=found, spec=following.spec)
+
+    def forget(self, key: ObjectKey) -> None:
+        """The Rollout is gone."""
+        self._parsed.pop(key, None)
+
+    def _read(self, rollout: Object) -> ParsedRollout:
+        """The Rollout as it says itself; of one object of the store always the same."""
+        key = key_of(rollout)
+        known = self._parsed.pop(key, None)
+        if known is None or known[0] is not rollout:
+            known = (rollout, parse_rollout(rollout, self._specs))
+        self._parsed[key] = known
+        if len(self._parsed) > _PARSED:
+            self._parsed.popitem(last=False)
+        return known[1]
 
     def _unusable(
         self, rollout: Object, parsed: ParsedRollout, problem: Blocker

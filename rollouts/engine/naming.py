@@ -73,6 +73,8 @@ def _choose(owner: Owner, name: str, former: str) -> str:
 
     Releases before names ended in a UID used ``former``: an attempt that began under one of them keeps its objects.
     """
+    if not owner.present and not owner.taken:
+        return next(_candidates(owner, name))
     candidates = list(_candidates(owner, name))
     ours = (other for other in (former, *candidates) if other in owner.present)
     free = (other for other in candidates if other not in owner.taken)

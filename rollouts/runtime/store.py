@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, ValuesView
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
@@ -37,7 +37,15 @@ from rollouts.runtime.objects import (
     version_of,
 )
 
-__all__ = ["IndexFunction", "IndexSubscriber", "RecordWrite", "Replacement", "Store", "Subscriber"]
+__all__ = [
+    "IndexFunction",
+    "IndexSubscriber",
+    "ReadOnce",
+    "RecordWrite",
+    "Replacement",
+    "Store",
+    "Subscriber",
+]
 
 IndexFunction = Callable[[Object], Iterable[Hashable]]
 Subscriber = Callable[[ObjectKey], None]
@@ -99,7 +107,7 @@ class Store:
     ``indexes`` maps a name to a function from an object to its index values (hashable); a function that
     raises on some object files that object under no value. ``transform`` trims objects before they are kept
     (its result must keep metadata); ``keep_managed_fields`` keeps what is dropped otherwise.
-    ``skipped`` counts objects that could not be stored at all.
+    ``skipped`` counts objects that could not be stored at all, ``changes`` those that were stored, trimmed or deleted.
     """
 
     def __init__(
@@ -110,6 +118,7 @@ class Store:
         keep_managed_fields: bool = False,
     ) -> None:
         self.skipped = 0
+        self.changes = 0
         self._latest: dict[str, str] = {}  # newest version seen of each namespace; "": of a list of all
         self._objects: dict[ObjectKey, Object] = {}
         self._indexes = {name: _Index(function) for name, function in (indexes or {}).items()}
@@ -245,6 +254,7 @@ class Store:
         """Apply ``transform`` once more: what it leaves out may depend on more than the object. Nobody is told."""
         obj = self._objects.get(key)
         if obj is not None:
+            self.changes += 1
             self._objects[key] = self._trim(key, obj)
 
     def clear(self, namespace: str | None = None) -> int:
@@ -312,12 +322,14 @@ class Store:
         if before is not None and uid_of(before) != uid_of(obj):
             self._bury(uid_of(before))
         kept = self._trim(key, obj)
+        self.changes += 1
         self._objects[key] = kept
         self._changed[key] = None
         for index in self._indexes.values():
             index.file(key, kept)
 
     def _delete(self, key: ObjectKey) -> None:
+        self.changes += 1
         del self._objects[key]
         self._changed[key] = None
         for index in self._indexes.values():
@@ -361,6 +373,27 @@ class Store:
             )
             return obj
         return compacted
+
+
+class ReadOnce(Generic[T]):
+    """What was read of a store's objects, until one of them changes: many ask for the same between two changes.
+
+    What is handed out is shared, as the objects are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._changes = store.changes
+        self._found: dict[Hashable, T] = {}
+
+    def get(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What ``read`` found under this key since the last change. It must depend on the store and the key alone."""
+        if self._changes != self._store.changes:
+            self._changes = self._store.changes
+            self._found.clear()
+        if key not in self._found:
+            self._found[key] = read()
+        return self._found[key]
 
 
 class Replacement:

@@ -71,6 +71,11 @@ class SampledPod:
     restarts: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def life(self) -> tuple[bool, bool, bool, int]:
+        """Whether it ever answered, whether it does and whether somebody listens, and its restarts."""
+        return self.latest is not None, not self.error, self.refused, self.restarts
+
     def spacing(self, now: Monotonic) -> float:
         """Seconds between kept samples."""
         usual = max(1.0, self.window / 24) if self.window else _IDLE
@@ -170,6 +175,11 @@ class PodHistory:
         return float(inside[-1][0] - inside[0][0]) if inside else 0.0
 
 
+def _is_other(known: ScrapeTarget, asked: ScrapeTarget) -> bool:
+    """Whether the address went to another pod, or what it answered until now was nobody's."""
+    return known is not asked and (known.owner != asked.owner or asked.warmed > known.warmed)
+
+
 def _restarted(before: ScrapedPage, after: ScrapedPage) -> bool:
     """Whether another process answers: it says so, or a counter fell."""
     started, starts = before.total(START_TIME), after.total(START_TIME)
@@ -196,6 +206,8 @@ class PodScraper:
         self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
         self._time = ReadingTime(clock)
         self._scrapes: set[asyncio.Task[None]] = set()
+        self.turns = 0
+        """How often a pod fell silent, answered again, or was seen to have restarted."""
 
     def follow(
         self,
@@ -216,9 +228,8 @@ class PodScraper:
         now, wanted, found = self._clock.monotonic(), frozenset(names), []
         for endpoint in endpoints:
             key = (endpoint.ip, endpoint.port, only)
-            pod = self._pods.setdefault(key, SampledPod(endpoint=endpoint, only=only))
-            other = pod.endpoint.owner != endpoint.owner or endpoint.warmed > pod.endpoint.warmed
-            if other:  # the address went to another pod, or what it answered until now was nobody's
+            pod = self._pods.get(key)
+            if pod is None or _is_other(pod.endpoint, endpoint):
                 pod = self._pods[key] = SampledPod(endpoint=endpoint, only=only)
             pod.asked = now
             if hurry:
@@ -268,7 +279,7 @@ class PodScraper:
             now, names = self._clock.monotonic(), pod.names
             if now - pod.tried < _FRESH:
                 return
-            pod.tried = now
+            pod.tried, before = now, pod.life
             try:
                 pages = await self._page(pod.endpoint, names, pod.only, "")
                 pod.keep(self._clock.monotonic(), pages.get("", ScrapedPage()), names)
@@ -277,6 +288,7 @@ class PodScraper:
                 pod.error = f"no answer from its metrics port ({self._why(pod.endpoint, error)})"
             except ExpositionError as error:
                 pod.error, pod.refused = str(error), False
+            self.turns += pod.life != before
 
     async def _page(
         self, endpoint: ScrapeTarget, names: Collection[str], only: frozenset[tuple[str, str]], by: str

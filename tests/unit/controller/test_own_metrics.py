@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.pod_metrics import pod_counts
 from rollouts.engine.attempt import AbortRecord, Attempt, AttemptCapacity
@@ -43,6 +45,54 @@ def test_every_change_of_phase_weight_and_step_is_shown():
     assert read(metrics, "rollouts_rollout_phase", phase="Healthy") == 1
     assert read(metrics, "rollouts_rollout_weight_ratio", kind="desired") == 1.0
     assert read(metrics, "rollouts_rollout_step") == 2
+
+
+SHOWN = {
+    "paused": PAUSED,
+    "raised": replace(PAUSED, weight=WeightStatus(desired=Weight(5000), applied=Weight(1000))),
+    "next step": replace(PAUSED, current=replace(FIRST, current_step=2)),
+    "on its way": replace(
+        PAUSED,
+        phase=Phase.PROGRESSING,
+        reason=Reason.SETTING_WEIGHT,
+        current=replace(FIRST, step_started_at=datetime(2026, 11, 29, 9, tzinfo=UTC)),
+    ),
+    "in line": RolloutStatus(
+        phase=Phase.WAITING,
+        reason=Reason.WAITING_FOR_TURN,
+        waiting_for=WaitingFor.TURN,
+        current=replace(FIRST, queued_at=datetime(2026, 11, 29, 9, tzinfo=UTC)),
+        weight=PAUSED.weight,
+    ),
+    "with accelerators": replace(
+        PAUSED,
+        accelerators=AcceleratorUse(attempt=1, held=9, own=8, since=datetime(2026, 11, 29, 9, tzinfo=UTC)),
+    ),
+}
+
+
+def samples(metrics: ControllerMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What is shown, but for the moments at which counters were made."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if family.name.startswith(("rollouts_rollout_", "rollouts_waiting"))
+    }
+
+
+@pytest.mark.parametrize("before", SHOWN)
+@pytest.mark.parametrize("after", SHOWN)
+def test_a_change_leaves_what_a_first_look_would_show(before: str, after: str) -> None:
+    now = datetime(2026, 11, 29, 10, tzinfo=UTC)
+    changed, fresh = ControllerMetrics(now=lambda: now), ControllerMetrics(now=lambda: now)
+    for status in (SHOWN[before], replace(SHOWN[after], weight=SHOWN[before].weight), SHOWN[after]):
+        changed.show("ns", "demo", status)
+    if SHOWN[before].weight.applied is not None and SHOWN[after].weight.applied is None:
+        fresh.show("ns", "demo", SHOWN[before])  # a weight that is not known any more stays as it was
+    fresh.show("ns", "demo", SHOWN[after])
+
+    assert samples(changed) == samples(fresh)
 
 
 def test_a_rollout_that_is_made_again_is_shown_again():

@@ -8,6 +8,8 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from rollouts.analysis.types import ArmRef
+from rollouts.controller.assembly import pool_endpoints
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
@@ -93,6 +95,31 @@ class Stage:
 
 def test_a_picker_with_a_ready_pod_is_no_problem() -> None:
     assert Stage().path() == PathView()
+
+
+def test_pods_of_a_pool_are_those_of_the_moment() -> None:
+    """They are read once for all who ask, until a pod or the pool is another."""
+    caches, endpoints = (stage := Stage()).caches, pool_endpoints(stage.caches)
+    arm = ArmRef(kind="InferencePool", group=X, name="v1")
+
+    def seen() -> tuple[list[tuple[str, bool]], int, list[tuple[str, int]]]:
+        pool = caches.pool(X, "default", "v1")
+        assert pool is not None
+        pods = [(pod.name, pod.ready) for pod in caches.endpoints(pool)]
+        return pods, caches.ready_units(pool), [(page.pod, page.port) for page in endpoints("default", arm)]
+
+    assert seen() == ([], 0, [])
+    stage.put(pod_object("a", {"release": "v1"}), pod_object("b", {"release": "v1"}, ready=False))
+    assert seen() == ([("a", True), ("b", False)], 1, [("a", 8000)])
+    stage.put(pod_object("b", {"release": "v1"}))
+    assert seen() == ([("a", True), ("b", True)], 2, [("a", 8000), ("b", 8000)])
+
+    moved = pool_object("v1")
+    moved["spec"] |= {"selector": {"release": "v3"}, "targetPortNumber": 9000}
+    stage.put(moved, pod_object("c", {"release": "v3"}))
+    assert seen() == ([("c", True)], 1, [("c", 9000)])
+    caches.pods.remove(pod_object("c", {"release": "v3"}))
+    assert seen() == ([], 0, [])
 
 
 def test_a_missing_service_and_a_service_without_a_ready_pod() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rollouts.runtime.objects import ObjectKey, Order, compare_versions
-from rollouts.runtime.store import Replacement, Store
+from rollouts.runtime.store import ReadOnce, Replacement, Store
 from tests.kit.stores import replace_all
 
 Object = dict[str, Any]
@@ -532,3 +532,38 @@ def test_a_write_that_failed_hides_nothing(store: Store, heard: list[str]) -> No
     with pytest.raises(TimeoutError):
         failing()
     assert heard == ["ns/a"]
+
+
+def test_what_was_read_of_a_store_is_read_again_after_each_change() -> None:
+    store, reads = Store(transform=lambda obj: obj), list[str]()
+    known = ReadOnce[list[str]](store)
+
+    def names() -> list[str]:
+        def read() -> list[str]:
+            reads.append("")
+            return sorted(key.name for key in store)
+
+        return known.get("names", read)
+
+    changes: list[Callable[[], object]] = [
+        lambda: store.apply(make()),
+        lambda: store.record_write(make(rv="2")),
+        lambda: replace_all(store, [make(), make("b", uid="u2")], "9"),
+        lambda: store.trim(KEY),
+        lambda: store.remove(make(rv="10")),
+        lambda: store.clear(),
+    ]
+    found = [names()]
+    for change in changes:
+        change()
+        found += [names(), names()]
+
+    assert [found[0], *found[1::2]] == [[], ["a"], ["a"], ["a", "b"], ["a", "b"], ["b"], []]
+    assert found[1::2] == found[2::2]
+    assert len(reads) == len(changes) + 1
+
+
+def test_what_was_read_under_other_keys_is_other_things() -> None:
+    known = ReadOnce[int](Store())
+
+    assert [known.get(key, lambda key=key: key) for key in (1, 2, 1)] == [1, 2, 1]  # type: ignore[misc]
