@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import (
     CAPACITY_NEEDS_POOL,
+    COMPANION_IS_TARGET,
+    COMPANION_TWICE,
     LABEL_KEY,
     LABEL_VALUE,
     LESS_THAN_RATIO,
@@ -19,6 +21,7 @@ from rollouts.api.cel import (
     NO_LABEL,
     ONE_KIND,
     ONE_TARGET,
+    OWN_COMPANION,
     SERVICE_NEEDS_GROUP,
     STICKY_WITHOUT_POOL,
 )
@@ -35,7 +38,7 @@ from rollouts.api.rollout_models import (
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp, Window
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, CompanionPool, PodCount, WarmUp, Window
 from rollouts.engine.versions import TargetKind
 from rollouts.units import parse_pod_count
 
@@ -60,10 +63,18 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
     if spec.target.pool is None and spec.strategy.canary.capacity is not None:
         yield f"{_CANARY}.capacity", CAPACITY_NEEDS_POOL
+    yield from _check_not_companion(spec)
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
     for index, one in enumerate(spec.depends_on):
         yield from _check_duration(one.soak, f"spec.dependsOn[{index}].soak")
+
+
+def _check_not_companion(spec: RolloutSpecModel) -> Iterator[Finding]:
+    capacity, pool = spec.strategy.canary.capacity, spec.target.pool
+    for index, one in enumerate(capacity.with_ if capacity is not None else ()):
+        if pool is not None and one.pool == pool.name:
+            yield f"{_CANARY}.capacity.with[{index}].pool", COMPANION_IS_TARGET
 
 
 def check_canary(canary: CanaryModel, path: str, *, managed: bool = True) -> Iterator[Finding]:
@@ -120,6 +131,7 @@ def read_capacity(capacity: CapacityModel) -> Capacity:
         scale_down_delay=parse_duration(down.delay),
         scale_down_to=down.to,
         warm_up=None if capacity.warm_up is None else _warm_up(capacity.warm_up),
+        companions=tuple(CompanionPool(pool=one.pool, of=one.of, role=one.role) for one in capacity.with_),
     )
 
 
@@ -150,6 +162,12 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
         yield f"{path}.warmUp.concurrency", MORE_THAN_REQUESTS
     if capacity.scale_down is not None:
         yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")
+    named = [one.pool for one in capacity.with_]
+    for index, one in enumerate(capacity.with_):
+        if one.pool in named[:index]:
+            yield f"{path}.with[{index}].pool", COMPANION_TWICE
+        if one.of == one.pool:
+            yield f"{path}.with[{index}].of", OWN_COMPANION
 
 
 def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:

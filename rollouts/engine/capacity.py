@@ -15,7 +15,9 @@ from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "carried",
+    "companion_pods",
     "infeasible",
+    "is_whole_beside",
     "least_stable",
     "most_pods",
     "needs_room",
@@ -40,6 +42,20 @@ def pods_for(weight: Weight, stable: int, policy: Capacity) -> int:
 def pods_kept(weight: Weight, stable: int, policy: Capacity) -> int:
     """Pods of a version whose weight was given back but for w, which is what stable has no pods for, rounded up."""
     return pods_for(Weight(max(weight - 1, min(weight, 1))), stable, policy)
+
+
+def companion_pods(pods: int, companions: int, stable: int) -> int:
+    """Pods of a companion for so many of the version's own: as many per pod as stable has, ``companions`` for its N,
+    rounded up, so that there are never fewer. A stable without pods says no proportion: as many as it has."""
+    if pods <= 0:
+        return 0
+    return -(-pods * companions // stable) if stable else companions
+
+
+def is_whole_beside(needed: int, stable: int, policy: Capacity) -> bool:
+    """Whether so many pods fit beside all of stable's."""
+    most = most_pods(stable, policy)
+    return most is None or stable + needed <= most
 
 
 def carried(pods: int, stable: int, policy: Capacity) -> Weight:
