@@ -60,6 +60,20 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
     for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
         if map_of(arm).get("kind") in _KINDS_WITH_PODS:
             yield from _name(arm)
+    yield from _companions(spec)
+    for one in map(map_of, list_of(map_of(status.get("capacity")).get("companions"))):
+        yield from _name(one.get("stable"))
+        yield from _name(one.get("canary"))
+    for one in list_of(status.get("scaleDowns")):
+        yield from _name(one)
+
+
+def _companions(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Pools whose pods work for those of a version: those that the Rollout lists itself."""
+    canary = map_of(map_of(spec.get("strategy")).get("canary"))
+    for one in map(map_of, list_of(map_of(canary.get("capacity")).get("with"))):
+        if text_of(one.get("pool")):
+            yield text_of(one.get("pool"))
 
 
 def serving_pools(obj: Mapping[str, Any]) -> set[str]:
@@ -71,7 +85,7 @@ def serving_pools(obj: Mapping[str, Any]) -> set[str]:
     for arm in (status.get("stable"), status.get("canary")):
         if map_of(arm).get("kind") in _KINDS_WITH_PODS:
             found |= set(_name(arm))
-    return found
+    return found | set(_companions(spec))
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:

@@ -22,6 +22,7 @@ from rollouts.controller.trimming import (
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
+from rollouts.objects.companions import belongs
 from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.groups import (
     GROUP_INDEX,
@@ -174,9 +175,10 @@ class Caches:
             indexes.POOL_SELECTOR: indexes.pool_by_selector(read),
             indexes.PICKER: indexes.pool_by_picker(read),
         }
-        return found | (
-            {indexes.TEMPLATE_SELECTOR: indexes.pool_by_template(read)} if self.capacity_kinds else {}
-        )
+        if self.capacity_kinds:
+            found[indexes.TEMPLATE_SELECTOR] = indexes.pool_by_template(read)
+            found[indexes.COMPANION] = indexes.pool_by_companion
+        return found
 
     def _trim_run(self, run: Object) -> Object:
         """Of a finished run what its Rollout reads, and of one of an earlier attempt metadata and phase: ten attempts
@@ -271,6 +273,23 @@ class Caches:
         if known is None or known[0] is not obj:
             known = self._read_pools[place] = (obj, self._pool_readers[group](obj))
         return known[1]
+
+    def pool_group(self, namespace: str, name: str, first: str) -> str | None:
+        """The API group that has an InferencePool of the name, ``first`` before others; None where none has."""
+        groups = (first, *(one.group for one in kinds.POOLS))
+        found = (group for group in groups if self.pool(group, namespace, name) is not None)
+        return next(found, None)
+
+    def labelled_companions(self, namespace: str, version: str) -> set[str]:
+        """Names of the pools that belong to the version of a pool by their label."""
+        if not self.capacity_kinds:
+            return set()
+        stores = (self.pools[resource.group] for resource in kinds.POOLS)
+        return {
+            key.name
+            for store in stores
+            for key in store.keys_by_index(indexes.COMPANION, (namespace, version))
+        }
 
     def endpoints(self, pool: Pool) -> list[Pod]:
         """The pool's pods that have an IP, by name."""
@@ -460,6 +479,9 @@ class Caches:
         def by_pool(key: ObjectKey) -> None:
             for rollout in self.rollouts_of_pool(key.namespace, key.name):
                 enqueue(rollout)
+            for name in self._works_for(key):
+                for rollout in self.rollouts_of_pool(key.namespace, name):
+                    enqueue(rollout)
 
         by_service = self._service_changed(by_pool)
 
@@ -489,8 +511,17 @@ class Caches:
                     self.traffic[resource].subscribe_index(kind.made_of, joint_carrier(kind.kind))
                 else:
                     self.traffic[resource].subscribe(carrier(kind.kind))
+
+        def belonged(value: Hashable) -> None:
+            """A pool belongs to the version of another, or did until now."""
+            namespace, name = cast("tuple[str, str]", value)
+            for rollout in self.rollouts_of_pool(namespace, name):
+                enqueue(rollout)
+
         for store in self.pools.values():
             store.subscribe(by_pool)
+            if self.capacity_kinds:
+                store.subscribe_index(indexes.COMPANION, belonged)
         self.pods.subscribe_index(indexes.LABEL, pod_label)
         self.runs.subscribe_index(indexes.OWNER, owned)
         self.jobs.subscribe_index(indexes.OWNER, owned)
@@ -520,6 +551,12 @@ class Caches:
         self.autoscalers.subscribe_index(indexes.TARGET, self._target_changed(pod_label))
         if self.capacity_kinds:
             self.pods.subscribe_index(indexes.MARKED, self._left_marked(enqueue))
+
+    def _works_for(self, key: ObjectKey) -> set[str]:
+        """The pools whose versions a pool belongs to, by its label."""
+        found = (store.get(key) for store in self.pools.values()) if self.capacity_kinds else ()
+        said = (belongs(obj) for obj in found if obj is not None)
+        return {one.of for one in said if one is not None}
 
     def _leader_labels(self, value: Hashable) -> Iterable[Hashable]:
         """Where a pod of a group changed: the labels of its leaders, since pools need not select its workers."""

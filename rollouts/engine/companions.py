@@ -128,7 +128,7 @@ def ready_units(draft: Draft, canary: Identity, stable: int) -> int:
 
 
 def companions_in_use(draft: Draft) -> dict[Identity, str]:
-    """Companions of the versions that may serve, with their roles: as the attempt has them, and as they are named now."""
+    """Companions of the versions that may serve, with their roles: by the attempt, and as they are named now."""
     status, current = draft.status, draft.status.current
     arms = [arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm]
     found = {one.identity: one.role for arm in arms for one in _there(draft, arm)}

@@ -171,11 +171,7 @@ def _scaled_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unstored(patch: pytest.MonkeyPatch) -> None:
-    def claimed(draft: Any) -> Any:
-        capacity = draft.current.capacity
-        return capacity.stable_at_start, capacity.wanted
-
-    patch.setattr(scaling, "_stored", claimed)
+    patch.setattr(scaling, "_stored", lambda draft: scaling._numbers(draft.current.capacity))
     _scaled_first(patch)
 
 
