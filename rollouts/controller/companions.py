@@ -7,11 +7,14 @@ from rollouts.controller.caches import Caches
 from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
-from rollouts.objects.companions import Belongs, belongs, companions_of
+from rollouts.objects.companions import MOST, Belongs, belongs, companions_of
 from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["companion_views"]
+
+_MOST_NAMED = 64
+"""Pools that are looked at for one version: whoever may label pools could make each look a long one."""
 
 
 def companion_views(caches: Caches, parsed: ParsedRollout, arm: Identity) -> tuple[Companion, ...] | Blocker:
@@ -22,6 +25,9 @@ def companion_views(caches: Caches, parsed: ParsedRollout, arm: Identity) -> tup
     target = parsed.spec.target.name
     listed = [Belongs(pool=one.pool, of=one.of or target, role=one.role) for one in policy.companions]
     names = {one.pool for one in listed} | caches.labelled_companions(parsed.namespace, arm.name)
+    if len(names) > _MOST_NAMED:
+        message = f"{len(names)} pools are named as companions of {arm.name}: {MOST} are the most"
+        return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
     labelled = (_said(caches, arm.group, parsed.namespace, name) for name in sorted(names))
     found = companions_of(arm.name, filter(None, labelled), listed)
     if isinstance(found, str):

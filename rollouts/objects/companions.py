@@ -64,9 +64,9 @@ def companions_of(
         if pool == version:
             return f"InferencePool {pool} is its own companion by {WITH_LABEL}: name the pool that its pods work for"
         if role in roles:
-            what = f"of role {role} " if role else ""
+            what = f" of role {role}" if role else ""
             return (
-                f"{version} has two companions {what}: {roles[role]} and {pool}: give each a role of its own by the "
+                f"{version} has two companions{what}: {roles[role]} and {pool}: give each a role of its own by the "
                 f"label {ROLE_LABEL}, or by role in capacity.with"
             )
         roles[role] = pool
