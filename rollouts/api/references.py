@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.objects.companions import Belongs
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_KIND
 from rollouts.objects.shared_strategies import pinned_canary
@@ -13,6 +14,7 @@ from rollouts.objects.shared_strategies import pinned_canary
 __all__ = [
     "DEPENDENTS_ANNOTATION",
     "dependencies",
+    "listed_companions",
     "permits",
     "pool_names",
     "serving_pools",
@@ -60,7 +62,7 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
     for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
         if map_of(arm).get("kind") in _KINDS_WITH_PODS:
             yield from _name(arm)
-    yield from _companions(spec)
+    yield from (one.pool for one in listed_companions(spec))
     for one in map(map_of, list_of(map_of(status.get("capacity")).get("companions"))):
         yield from _name(one.get("stable"))
         yield from _name(one.get("canary"))
@@ -68,12 +70,14 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
         yield from _name(one)
 
 
-def _companions(spec: Mapping[str, Any]) -> Iterator[str]:
+def listed_companions(spec: Mapping[str, Any]) -> Iterator[Belongs]:
     """Pools whose pods work for those of a version: those that the Rollout lists itself."""
     canary = map_of(map_of(spec.get("strategy")).get("canary"))
+    target = text_of(map_of(map_of(spec.get("target")).get("pool")).get("name"))
     for one in map(map_of, list_of(map_of(canary.get("capacity")).get("with"))):
-        if text_of(one.get("pool")):
-            yield text_of(one.get("pool"))
+        pool, of = text_of(one.get("pool")), text_of(one.get("of")) or target
+        if pool and of:
+            yield Belongs(pool=pool, of=of, role=text_of(one.get("role")))
 
 
 def serving_pools(obj: Mapping[str, Any]) -> set[str]:
@@ -85,7 +89,7 @@ def serving_pools(obj: Mapping[str, Any]) -> set[str]:
     for arm in (status.get("stable"), status.get("canary")):
         if map_of(arm).get("kind") in _KINDS_WITH_PODS:
             found |= set(_name(arm))
-    return found | set(_companions(spec))
+    return found | {one.pool for one in listed_companions(spec)}
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:

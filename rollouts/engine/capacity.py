@@ -15,9 +15,9 @@ from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "carried",
+    "companion_infeasible",
     "companion_pods",
     "infeasible",
-    "is_whole_beside",
     "least_stable",
     "most_pods",
     "needs_room",
@@ -52,10 +52,16 @@ def companion_pods(pods: int, companions: int, stable: int) -> int:
     return -(-pods * companions // stable) if stable else companions
 
 
-def is_whole_beside(needed: int, stable: int, policy: Capacity) -> bool:
-    """Whether so many pods fit beside all of stable's."""
+def companion_infeasible(needed: int, stable: int, policy: Capacity, enough: int) -> str | None:
+    """Why a companion's ``needed`` pods at 100 % have no room beside all of stable's, and that ``enough`` would do."""
     most = most_pods(stable, policy)
-    return most is None or stable + needed <= most
+    if most is None or stable + needed <= most:
+        return None
+    return (
+        f"{needed} pods at 100% and all {stable} of stable's are {stable + needed}, and maxSurge, which counts for "
+        f"each pool by itself, leaves room for {most}: set maxSurge to {enough}, or to a percentage that is as much; "
+        "no pod of a companion is taken from stable while it serves"
+    )
 
 
 def carried(pods: int, stable: int, policy: Capacity) -> Weight:

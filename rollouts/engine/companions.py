@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rollouts.engine.capacity import companion_pods, is_whole_beside, most_pods, pods_for
+from rollouts.engine.capacity import companion_infeasible, companion_pods, pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.moving import same_pool
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
@@ -107,14 +107,10 @@ def too_large(draft: Draft, canary: Identity, stable: int, policy: Capacity) -> 
     """Why a companion of the canary cannot come to what 100 % needs beside all of stable's; None when each can."""
     found, lead = known_pairs(draft, canary), pods_for(FULL, stable, policy)
     needs = {pair: pair.needed(lead, stable) for pair in found}
+    enough = max(lead, *needs.values()) if needs else lead
     for pair, needed in needs.items():
-        if not is_whole_beside(needed, pair.pods, policy):
-            both = f"{needed} pods of {pair.canary.name} at 100% and all {pair.pods} of {pair.stable.name}"
-            return (
-                f"the {both} are {needed + pair.pods}, and maxSurge, which counts for each pool by itself, leaves room "
-                f"for {most_pods(pair.pods, policy)}: set maxSurge to {max(lead, *needs.values())}, or to a percentage "
-                "that is as much; no pod of a companion is taken from stable while it serves"
-            )
+        if (wrong := companion_infeasible(needed, pair.pods, policy, enough)) is not None:
+            return f"{pair.canary.name} beside {pair.stable.name}: {wrong}"
     return None
 
 

@@ -215,7 +215,9 @@ def test_a_companion_counts_by_its_own_number_and_the_same_surge() -> None:
     made = world(replace(QUICK, max_surge=PodCount(number=8)), stable=8, prefill=12)
 
     assert made.status.reason == Reason.CAPACITY_INFEASIBLE
-    assert "12 pods of prefill-v2 at 100% and all 12 of prefill-v1 are 24" in made.status.message
+    assert (
+        "prefill-v2 beside prefill-v1: 12 pods at 100% and all 12 of stable's are 24" in made.status.message
+    )
     assert "leaves room for 20: set maxSurge to 12" in made.status.message
     edit(made, replace(QUICK, max_surge=PodCount(number=100, percent=True)))
     assert replicas(made, V2, P2) == [1, 2]
