@@ -276,11 +276,15 @@ def _forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scaling, "_add_owed", alone)
 
 
+def _walks() -> None:
+    for seed in range(WALKS):
+        Walk(seed).go(STEPS)
+
+
 @pytest.mark.parametrize("plant", [_weight_alone, _all_at_once, _unstored, _no_budget, _forgotten])
 def test_a_planted_bug_is_seen(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError):
-        for seed in range(WALKS):
-            Walk(seed).go(STEPS)
+        _walks()
