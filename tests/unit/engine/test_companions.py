@@ -245,19 +245,17 @@ def test_nor_after_an_edit_in_the_middle() -> None:
 
 
 def test_without_room_for_a_companion_it_waits_and_says_whose_pods_take_it() -> None:
-    made = world(replace(QUICK, max_surge=PodCount(number=100, percent=True)))
+    made = started(replace(QUICK, max_surge=PodCount(number=100, percent=True)))
     made.fleets[P1].scale(8)  # somebody needs more of them for now
     made.fleets[P1].settle()
-    made.settle()
-    made.fleets[P1].scale(4)
-    made.settle()
-
-    come(made)
     made.say("promote")
-    made.fleets[P1].scale(8)
-    made.settle()
+    come(made, V2)
 
-    assert replicas(made, P2) == [2] or made.status.reason == Reason.CAPACITY_EXHAUSTED
+    assert (made.status.reason, replicas(made, V2, P2)) == (Reason.CAPACITY_EXHAUSTED, [4, 1])
+    assert "8 of prefill-v1 leave no room within the 8 that maxSurge allows" in made.status.message
+    made.fleets[P1].scale(4)
+    come(made, P1)
+    assert replicas(made, P2) == [2]
 
 
 def test_after_a_promotion_both_go_when_neither_answers_and_decode_first() -> None:
