@@ -125,6 +125,9 @@ LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: low
 MORE_THAN_REQUESTS = "is more than requests: lower it"
 _SCALED = [kind.field for kind in target_kinds() if not kind.unscaled]
 _UNSCALED = dict.fromkeys(kind.unscaled for kind in target_kinds() if kind.unscaled)
+COMPANION_IS_TARGET = "is the target: name the pools whose pods work for it"
+COMPANION_TWICE = "stands there twice: it belongs to one version"
+OWN_COMPANION = "is the pool itself: name the pool of the version whose pods it works for"
 CAPACITY_NEEDS_POOL = (
     f"needs {listed([f'target.{field}' for field in _SCALED], 'or')}: {', and '.join(_UNSCALED)}"
 )
@@ -241,7 +244,15 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     ),
     "CanaryModel": (_STARTING_STEP, _HEADROOM),
     "OwnCanaryModel": (_STARTING_STEP, _HEADROOM),
-    "CapacityModel": (_pods("maxSurge"), _pods("minStable")),
+    "CapacityModel": (
+        _pods("maxSurge"),
+        _pods("minStable"),
+        CelRule(
+            "!has(self.with) || self.with.all(x, self.with.exists_one(y, y.pool == x.pool))",
+            f"with: a pool {COMPANION_TWICE}",
+        ),
+    ),
+    "CompanionPoolModel": (CelRule("!has(self.of) || self.of != self.pool", f"of {OWN_COMPANION}"),),
     "WarmUpModel": (
         CelRule(
             "(has(self.concurrency) ? self.concurrency : 2) <= (has(self.requests) ? self.requests : 20)",
@@ -371,6 +382,12 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule(
             f"{_any('self.target', *_SCALED)} || !has(self.strategy.canary) || !has(self.strategy.canary.capacity)",
             f"capacity {CAPACITY_NEEDS_POOL}",
+        ),
+        CelRule(
+            "!has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.capacity) || "
+            "!has(self.strategy.canary.capacity.with) || "
+            "self.strategy.canary.capacity.with.all(x, x.pool != self.target.pool.name)",
+            f"capacity.with: a pool {COMPANION_IS_TARGET}",
         ),
         CelRule(
             "!has(self.strategy.canary) || !has(self.strategy.canary.steps) || "

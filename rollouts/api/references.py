@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS, object_targets
+from rollouts.objects.companions import Belongs
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_KIND
 from rollouts.objects.shared_strategies import pinned_canary
@@ -13,6 +14,7 @@ from rollouts.objects.shared_strategies import pinned_canary
 __all__ = [
     "DEPENDENTS_ANNOTATION",
     "dependencies",
+    "listed_companions",
     "permits",
     "pool_names",
     "serving_pools",
@@ -59,6 +61,7 @@ def version_names(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield kind, hint
     yield from _split_pools(spec)
     yield from _arms(status.get("stable"), status.get("canary"), *list_of(status.get("history")))
+    yield from _companions(spec, status)
 
 
 def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
@@ -66,11 +69,31 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
     return (name for _, name in version_names(obj))
 
 
+def listed_companions(spec: Mapping[str, Any]) -> Iterator[Belongs]:
+    """Pools whose pods work for those of a version: those that the Rollout lists itself."""
+    canary = map_of(map_of(spec.get("strategy")).get("canary"))
+    target = text_of(map_of(map_of(spec.get("target")).get("pool")).get("name"))
+    for one in map(map_of, list_of(map_of(canary.get("capacity")).get("with"))):
+        pool, of = text_of(one.get("pool")), text_of(one.get("of")) or target
+        if pool and of:
+            yield Belongs(pool=pool, of=of, role=text_of(one.get("role")))
+
+
+def _companions(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    pairs = map(map_of, list_of(map_of(status.get("capacity")).get("companions")))
+    paired = (one.get(arm) for one in pairs for arm in ("stable", "canary"))
+    for one in (*paired, *list_of(status.get("scaleDowns"))):
+        for name in _name(one):
+            yield POOL_KIND, name
+    for listed in listed_companions(spec):
+        yield POOL_KIND, listed.pool
+
+
 def serving_pools(obj: Mapping[str, Any]) -> set[str]:
     """Names of the pools that a Rollout needs now: its target, and the versions that may have requests."""
     spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
     found = {name for field in _WITH_PODS for name in _name(map_of(spec.get("target")).get(field))}
-    found |= {name for _, name in _split_pools(spec)}
+    found |= {name for _, name in _split_pools(spec)} | {one.pool for one in listed_companions(spec)}
     return found | {name for _, name in _arms(status.get("stable"), status.get("canary"))}
 
 

@@ -10,6 +10,7 @@ from rollouts.analysis.comparisons import FALSE_ABORT_RATE
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Duration, IntOrPercent, Name, Text, bounds
+from rollouts.api.target_models import LABEL_VALUE
 from rollouts.api.traffic_models import Preserved
 from rollouts.carriers import TRAFFIC_KINDS, listed, target_kinds
 
@@ -213,6 +214,17 @@ class WarmUpModel(ApiModel):
     """How many at a time."""
 
 
+class CompanionPoolModel(ApiModel):
+    """An InferencePool whose pods work for those of a version: prefill beside decode."""
+
+    pool: Name
+    """Its name."""
+    of: Annotated[str, Field(max_length=253)] = ""
+    """The pool of the version that it belongs to. Without it: `target.pool`."""
+    role: Annotated[str, Field(max_length=63, pattern=f"^{LABEL_VALUE}$")] = ""
+    """Tells several companions of a version apart: those of both versions that have one role go together."""
+
+
 class CapacityModel(ApiModel):
     """The controller scales the canary's workload with its weight, and the loser's down after the end; stable gives
     pods to the canary as far as `minStable` lets it. Needs the chart value `capacity.enabled`. N are stable's replicas
@@ -243,6 +255,11 @@ class CapacityModel(ApiModel):
     """What becomes of the workload of a version that lost: the old one after a promotion, else the canary's."""
     warm_up: WarmUpModel | None = None
     """What a fresh pod of the canary answers before it counts. Without it a pod counts when it is Ready."""
+    with_: Annotated[list[CompanionPoolModel], Field(alias="with", max_length=16)] = []
+    """Pools that are scaled in step with the versions that they belong to, in the proportion that stable's have. A pool
+    may say so itself instead, by the label `inferencerollouts.dev/with: POOL` (and `inferencerollouts.dev/role`), which
+    leaves the target the only line that changes. `maxSurge` counts each pool by its own N; where versions have such
+    pools stable gives none of its pods."""
 
 
 class CanaryModel(ApiModel):

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import (
     CAPACITY_NEEDS_POOL,
+    COMPANION_IS_TARGET,
+    COMPANION_TWICE,
     LESS_THAN_RATIO,
     MORE_THAN_REQUESTS,
     ONE_KIND,
     ONE_TARGET,
+    OWN_COMPANION,
     STICKY_WITHOUT_POOL,
     needed_traffic,
 )
@@ -30,7 +33,7 @@ from rollouts.api.rollout_models import (
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import asked, given
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp, Window
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, CompanionPool, PodCount, WarmUp, Window
 from rollouts.units import parse_pod_count
 
 __all__ = ["check_canary", "check_gate", "check_metric", "check_spec", "read_capacity", "read_window"]
@@ -52,10 +55,19 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from _check_traffic(spec)
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
+    yield from _check_not_companion(spec)
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
     for index, one in enumerate(spec.depends_on):
         yield from _check_duration(one.soak, f"spec.dependsOn[{index}].soak")
+
+
+def _check_not_companion(spec: RolloutSpecModel) -> Iterator[Finding]:
+    capacity = spec.strategy.canary.capacity
+    targets = {value.name for kind, value in asked(spec.target) if not kind.unscaled}
+    for index, one in enumerate(capacity.with_ if capacity is not None else ()):
+        if one.pool in targets:
+            yield f"{_CANARY}.capacity.with[{index}].pool", COMPANION_IS_TARGET
 
 
 def check_canary(canary: CanaryModel, path: str, *, managed: bool = True) -> Iterator[Finding]:
@@ -112,6 +124,7 @@ def read_capacity(capacity: CapacityModel) -> Capacity:
         scale_down_delay=parse_duration(down.delay),
         scale_down_to=down.to,
         warm_up=None if capacity.warm_up is None else _warm_up(capacity.warm_up),
+        companions=tuple(CompanionPool(pool=one.pool, of=one.of, role=one.role) for one in capacity.with_),
     )
 
 
@@ -142,6 +155,12 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
         yield f"{path}.warmUp.concurrency", MORE_THAN_REQUESTS
     if capacity.scale_down is not None:
         yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")
+    named = [one.pool for one in capacity.with_]
+    for index, one in enumerate(capacity.with_):
+        if one.pool in named[:index]:
+            yield f"{path}.with[{index}].pool", COMPANION_TWICE
+        if one.of == one.pool:
+            yield f"{path}.with[{index}].of", OWN_COMPANION
 
 
 def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 from rollouts.api import status_models as models
 from rollouts.api.codec import Json, Record
 from rollouts.api.former import understood
-from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
+from rollouts.engine.attempt import ApprovalRecord, Attempt, CompanionCapacity, PinnedStrategy
 from rollouts.engine.rollout_status import (
     AcceleratorUse,
     Condition,
@@ -59,6 +59,11 @@ _ATTEMPT = Record(
         _REVISION,
         Record(ApprovalRecord, models.ApprovalModel, whole=True),
         Record(PinnedStrategy, models.PinnedStrategyModel, whole=True),
+        Record(
+            CompanionCapacity,
+            models.CompanionCapacityModel,
+            of=[Record(Identity, models.CompanionRefModel, whole=True)],
+        ),
     ],
     places={"canary_crashes": "crashes.canary", "stable_crashes": "crashes.stable"},
 )

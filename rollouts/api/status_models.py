@@ -148,6 +148,44 @@ class PathModel(ApiModel):
     """The last look said that the share refutes the weight."""
 
 
+class CompanionRefModel(ApiModel):
+    """A pool that a version has its pods in, or whose pods work for those of a version."""
+
+    kind: Short
+    """InferencePool."""
+    group: Short = ""
+    """Its API group."""
+    name: Filled
+    """Its name."""
+    source: Source = ""
+    """Empty: only pools have workloads of their own."""
+
+
+class CompanionCapacityModel(ApiModel):
+    """Pods of one companion of the versions of an attempt: of stable's pool and of the canary's."""
+
+    stable: CompanionRefModel
+    """Stable's."""
+    canary: CompanionRefModel
+    """The canary's."""
+    role: Short = ""
+    """What tells several companions of a version apart."""
+    stable_at_start: Number = 0
+    """Replicas of stable's at the start, or its Ready pods where those are more."""
+    wanted: Number = 0
+    """Replicas that the canary's is given: stored before it is scaled."""
+    selector: Selector = ""
+    """Labels of the canary's: its pods count by them when the pool is gone."""
+    reached: Number = 0
+    """The most of them that it was seen with; fewer later are restored."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When replicas that somebody else lowered were restored."""
+    ready: Number = 0
+    """Ready pods of the canary's."""
+    pending: Number = 0
+    """Its pods that no node has room for yet."""
+
+
 class AttemptCapacityModel(ApiModel):
     """Pods of an attempt, where `strategy.canary.capacity` is set."""
 
@@ -172,6 +210,8 @@ class AttemptCapacityModel(ApiModel):
     """Its pods that are Ready and not warm yet, which are not among those."""
     stable_ready: Number = 0
     """Stable's Ready pods at the start."""
+    companions: Annotated[list[CompanionCapacityModel], Field(max_length=8)] = Field(default=[])
+    """Pools whose pods work for those of the versions (`capacity.with`, or the label `inferencerollouts.dev/with`)."""
 
 
 class ScaleDownModel(ApiModel):
@@ -195,6 +235,14 @@ class ScaleDownModel(ApiModel):
     """When what somebody scaled up again was scaled down again, in the last 10 minutes."""
     selector: Selector = ""
     """Labels of its pool: its pods count by them when the pool is gone."""
+    of: CompanionRefModel | None = None
+    """Of a companion: the version that its pods work for, which goes first."""
+    role: Short = ""
+    """Of a companion: its role."""
+    pods: Number = 0
+    """Of a companion: its pods at the start, for `ofPods` of the version."""
+    of_pods: Number = 0
+    """Of a companion: the version's pods at the start."""
     message: Said = ""
     """What it waits for."""
 
@@ -574,7 +622,7 @@ class RolloutStatusModel(ApiModel):
     """Taken over with traffic on both arms."""
     way_back: Annotated[list[WayBackModel], Field(max_length=16)] = Field(default=[])
     """Where the canary has weight, or may have, and who gets it back: the record that every abort goes by."""
-    scale_downs: Annotated[list[ScaleDownModel], Field(max_length=16)] = Field(default=[])
+    scale_downs: Annotated[list[ScaleDownModel], Field(max_length=72)] = Field(default=[])
     """Versions that lost and still have pods, where `strategy.canary.capacity` is set."""
     drains: Annotated[list[DrainModel], Field(max_length=4)] = Field(default=[])
     """Versions that may have requests and are to lose pods."""

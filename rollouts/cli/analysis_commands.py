@@ -32,7 +32,7 @@ from rollouts.cli.offline import (
     template_of,
 )
 from rollouts.cli.plan_around import calendar_line, surroundings_of
-from rollouts.cli.plan_capacity import accelerators_of, capacity_lines
+from rollouts.cli.plan_capacity import accelerators_of, capacity_lines, companions_in
 from rollouts.cli.plan_table import minutes_of, pods_line, rows_of, table_of, total_of
 from rollouts.cli.plan_waits import Surroundings, ends_at, obstacles
 from rollouts.cli.progress import progress
@@ -160,6 +160,12 @@ def _lines(result: BacktestResult) -> list[str]:
     type=click.IntRange(min=1),
     help="Else as the target's workload in FILE or the cluster says.",
 )
+@click.option(
+    "--companion-pods",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="Pods of stable's companion (prefill beside decode); once for each role, in their order.",
+)
 @click.option("--history", type=_FILE, help="A recording: rate, pods and noise are taken from it.")
 @click.option(
     "--live",
@@ -176,6 +182,7 @@ def plan_command(
     canary_pods: int | None,
     history: Path | None,
     gpus_per_pod: int | None,
+    companion_pods: tuple[int, ...],
     live: bool,
     start: str | None,
     namespace: str | None,
@@ -229,7 +236,10 @@ def plan_command(
         say(pods_line(parsed.spec, coupled))
     stable = coupled.stable_pods if coupled is not None else stable_pods
     if stable is not None:
-        for line in capacity_lines(parsed.spec, stable, minutes_of(parsed.spec, rows), gpus):
+        beside = companions_in(parsed.spec, around.objects, companion_pods)
+        if isinstance(beside, str):
+            raise BadInput(f"{file}: {beside}")
+        for line in capacity_lines(parsed.spec, stable, minutes_of(parsed.spec, rows), gpus, beside):
             say(line)
     if rows:
         console().print(table_of(rows))

@@ -231,6 +231,11 @@ async def _seen(client: KubeClient, rollout: Mapping[str, Any]) -> dict[str, Pod
         pods = await fetch_pods(client, parsed.namespace, arm.identity)
         if pods is not None:
             found[arm.identity.name] = pods_seen(shown(pods))
+    capacity = parsed.status.current.capacity if parsed.status.current is not None else None
+    for one in capacity.companions if capacity is not None else ():
+        pods = await fetch_pods(client, parsed.namespace, one.canary)
+        if pods is not None:
+            found[one.canary.name] = pods_seen(shown(pods))
     return found
 
 

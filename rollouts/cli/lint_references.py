@@ -11,7 +11,7 @@ from rollouts.cli.lint_findings import Finding, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
 from rollouts.cli.yaml_source import Path
-from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_of
 from rollouts.objects.grants import GRANT_KIND, foreign_refs
 from rollouts.objects.pools import read_pool
 from rollouts.traffic.writes import CONSENT_ANNOTATION
@@ -179,6 +179,10 @@ def _version_path(spec: Object, name: str) -> Path:
     for kind, found in asked_in(spec.get("target")):
         if found == name:
             return ("spec", "target", kind.field, "name")
+    capacity = dict_at(spec, "strategy", "canary", "capacity")
+    for index, one in enumerate(list_of(capacity.get("with"))):
+        if map_of(one).get("pool") == name:
+            return ("spec", "strategy", "canary", "capacity", "with", index, "pool")
     return ("spec", "stableHint") if spec.get("stableHint") == name else ("spec", "traffic")
 
 

@@ -66,6 +66,10 @@ async def _asked(
         found.append(await client.get(kinds.NAMESPACE, None, namespace))
     found += (await named_by(client, rollout, namespace)).objects
     target = text_at(rollout, "spec", "target", "pool", "name")
+    for resource in kinds.POOLS if target else ():  # those that belong to the target say so themselves
+        with contextlib.suppress(Forbidden, KindNotServed):
+            there = await list_all(client, resource, namespace)
+            found += [{**one, "kind": resource.kind} for one in there]
     for kind, resource in WORKLOADS.items() if target else ():
         with contextlib.suppress(Forbidden, KindNotServed):  # items of a list say no kind
             found += [{**one, "kind": kind} for one in await list_all(client, resource, namespace)]

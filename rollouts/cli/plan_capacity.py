@@ -8,17 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.cli.plan_table import spoken
-from rollouts.engine.capacity import infeasible, least_stable, most_pods, pods_for
+from rollouts.engine.capacity import (
+    companion_infeasible,
+    companion_pods,
+    infeasible,
+    least_stable,
+    most_pods,
+    needs_room,
+    pods_for,
+)
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, RolloutSpec
 from rollouts.engine.steps import weight_at
 from rollouts.objects.accelerators import of_replica
+from rollouts.objects.companions import Belongs, belongs, companions_of
 from rollouts.objects.fields import dict_at
 from rollouts.objects.pools import read_pool
 from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
 from rollouts.units import FULL, Weight, format_weight
 
-__all__ = ["PodsAt", "accelerators_of", "capacity_lines", "pods_at_steps"]
+__all__ = ["Beside", "PodsAt", "accelerators_of", "capacity_lines", "companions_in", "pods_at_steps"]
 
 Object = Mapping[str, Any]
 
@@ -33,6 +42,33 @@ class PodsAt:
     canary: int
     stable: int
     spare: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """A companion of the target. ``pods``: stable's, None where nobody said; ``gpus`` of a pod, 0: not known."""
+
+    name: str
+    pods: int | None
+    gpus: int = 0
+
+
+def companions_in(
+    spec: RolloutSpec, objects: Sequence[Object], pods: Sequence[int]
+) -> tuple[Beside, ...] | str:
+    """Companions of the target by role, with stable's ``pods`` in that order; a text says why nobody can tell them."""
+    policy, target = spec.canary.capacity, spec.target.name
+    pools = [one for one in objects if one.get("kind") == "InferencePool"]
+    said = [one for one in map(belongs, pools) if one is not None]
+    listed = policy.companions if policy is not None else ()
+    found = companions_of(
+        target, said, [Belongs(pool=one.pool, of=one.of or target, role=one.role) for one in listed]
+    )
+    if isinstance(found, str):
+        return found
+    names = [name for _, name in sorted(found.items())]
+    known = dict(zip(names, pods, strict=False))
+    return tuple(Beside(name=name, pods=known.get(name), gpus=_gpus(name, objects)) for name in names)
 
 
 def pods_at_steps(spec: RolloutSpec, stable: int) -> list[PodsAt]:
@@ -52,9 +88,12 @@ def pods_at_steps(spec: RolloutSpec, stable: int) -> list[PodsAt]:
 
 def accelerators_of(rollout: Object, objects: Sequence[Object]) -> int:
     """Of the target's workload, found by its pool's selector among the objects; 0 where none of them says."""
-    target = dict_at(rollout, "spec", "target", "pool").get("name")
+    return _gpus(dict_at(rollout, "spec", "target", "pool").get("name"), objects)
+
+
+def _gpus(name: Any, objects: Sequence[Object]) -> int:
     pools = [
-        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == target
+        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == name
     ]
     workloads = [one for one in objects if one.get("kind") in WORKLOADS]
     found = (of_replica(one) for one in workloads for pool in pools if makes_pods_of(pod_labels(one), pool))
@@ -65,13 +104,20 @@ def _name(obj: Object) -> Any:
     return dict_at(obj, "metadata").get("name")
 
 
-def capacity_lines(spec: RolloutSpec, stable: int, minutes: Sequence[float], gpus: int) -> Iterator[str]:
+def capacity_lines(
+    spec: RolloutSpec, stable: int, minutes: Sequence[float], gpus: int, beside: Sequence[Beside] = ()
+) -> Iterator[str]:
     """``minutes`` of each step and of what follows (``minutes_of``); ``gpus`` of a pod, 0: not known."""
     capacity = spec.canary.capacity
     if capacity is None:
         return
     if (wrong := infeasible(stable, capacity)) is not None:
         yield f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
+        return
+    yield from _unknown(beside)
+    counted = [one for one in beside if one.pods is not None]
+    if beside and (wrong := _not_beside(stable, capacity, counted)):
+        yield f"Capacity: it would wait as {wrong}."
         return
     steps = pods_at_steps(spec, stable)
     rises = {one.weight: one for one in reversed(steps) if one.weight}
@@ -81,28 +127,73 @@ def capacity_lines(spec: RolloutSpec, stable: int, minutes: Sequence[float], gpu
         f": stable gives it pods as its share falls, and keeps {least} of {stable}" if least < stable else ""
     )
     yield f"Capacity: canary pods {pods}; with stable's {most} at most{gives}."
+    for one in counted:
+        with_it = ", ".join(
+            f"{companion_pods(rises[weight].canary, one.pods or 0, stable)} at {format_weight(weight)}"
+            for weight in sorted(rises)
+        )
+        yield f"With it: {one.name} {with_it}, beside {one.pods} of stable's."
     if (warm := capacity.warm_up) is not None:
         yield f"Warm-up: each pod answers {warm.requests} requests before it counts, {warm.concurrency} at a time."
     if gives:
         kept = ", ".join(f"{rises[weight].stable} at {format_weight(weight)}" for weight in sorted(rises))
         yield f"Stable: pods {kept}."
     if not math.isinf(sum(minutes)):
-        yield from _hours(steps, stable, minutes, gpus, capacity)
+        yield from _hours(steps, stable, minutes, gpus, capacity, counted)
+
+
+def _unknown(beside: Sequence[Beside]) -> Iterator[str]:
+    for one in beside:
+        if one.pods is None:
+            yield (
+                f"With it: {one.name}, as many per pod as stable's companion has: `--companion-pods` says how many "
+                "pods that is, in the order of the roles."
+            )
+
+
+def _not_beside(stable: int, capacity: Capacity, beside: Sequence[Beside]) -> str:
+    """Why a version with companions would wait: stable gives none of its pods, nor of theirs."""
+    lead = pods_for(FULL, stable, capacity)
+    if needs_room(lead, stable, capacity):
+        why = "stable gives no pods where versions have companions"
+        return f"{Reason.DRAIN_NOT_CONTROLLABLE}: {why}: set maxSurge to {lead}"
+    needs = {one.name: companion_pods(lead, one.pods or 0, stable) for one in beside}
+    for one in beside:
+        enough = max(lead, *needs.values())
+        wrong = companion_infeasible(needs[one.name], one.pods or 0, capacity, enough)
+        if wrong is not None:
+            return f"{Reason.CAPACITY_INFEASIBLE}: {one.name}: {wrong}"
+    return ""
 
 
 def _hours(
-    steps: Sequence[PodsAt], stable: int, minutes: Sequence[float], gpus: int, capacity: Capacity
+    steps: Sequence[PodsAt],
+    stable: int,
+    minutes: Sequence[float],
+    gpus: int,
+    capacity: Capacity,
+    beside: Sequence[Beside],
 ) -> Iterator[str]:
     """What the pods add up to, the loser's delay included; times that people or jobs decide are not in it."""
     delay = capacity.scale_down_delay.total_seconds() / 60.0
     lasting = [*zip(steps, minutes, strict=True), (steps[-1], delay)]
-    both = sum((one.canary + one.stable) * taken for one, taken in lasting) / 60.0
-    more = both - stable * sum(taken for _, taken in lasting) / 60.0
-    whole = (stable + pods_for(FULL, stable, capacity)) * sum(taken for _, taken in lasting) / 60.0
-    unit, times = ("GPU-hours", gpus) if gpus else ("pod-hours", 1)
+    known = bool(gpus) and all(one.gpus for one in beside)
+    unit, times = ("GPU-hours", gpus) if known else ("pod-hours", 1)
+
+    def held(canary: int, kept: int) -> int:
+        """Of so many pods of both versions, with their companions."""
+        works = (
+            (companion_pods(canary, one.pods or 0, stable) + (one.pods or 0), one.gpus) for one in beside
+        )
+        return (canary + kept) * times + sum(pods * (count if known else 1) for pods, count in works)
+
+    hours = sum(taken for _, taken in lasting) / 60.0
+    both = sum(held(one.canary, one.stable) * taken for one, taken in lasting) / 60.0
+    more = both - held(0, stable) * hours
+    whole = held(pods_for(FULL, stable, capacity), stable) * hours
     yield (
-        f"{unit[0].upper()}{unit[1:]}: {both * times:.3g} from the first weight to the end of scaleDown.delay, "
-        f"{max(more, 0.0) * times:.3g} of them beyond what stable has anyway (two whole fleets: {whole * times:.3g})."
+        f"{unit[0].upper()}{unit[1:]}: {both:.3g} from the first weight to the end of scaleDown.delay, "
+        f"{max(more, 0.0):.3g} of them beyond what stable has anyway (two whole fleets: {whole:.3g})."
     )
     full = _longest([(one.spare == 0, taken) for one, taken in lasting])
     if any(one.spare is not None for one in steps):

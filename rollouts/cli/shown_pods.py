@@ -16,7 +16,8 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmCount:
-    """Pods of one arm. ``role`` is canary, stable, or lost; None: the status does not say."""
+    """Pods of one arm. ``role`` is canary, stable, lost, or what works for one of them, as ``canary's prefill``; None:
+    the status does not say."""
 
     role: str
     name: str
@@ -56,8 +57,19 @@ def arm_counts(status: Object) -> Iterator[ArmCount]:
         yield _arm("stable", text_of(lent.get("name")), lent, drains)
     elif capacity:
         yield ArmCount(role="stable", name=stable, note=f"{_number(capacity, 'stableAtStart')} at the start")
+    if not map_of(status.get("aborted")):
+        for one in items_at(capacity, "companions"):
+            yield from _companion(one)
     for one in items_at(status, "scaleDowns"):
         yield ArmCount(role="lost", name=text_of(one.get("name")), note=text_of(one.get("message")))
+
+
+def _companion(one: Object) -> Iterator[ArmCount]:
+    """The canary's and stable's companions of one role."""
+    what = text_of(one.get("role")) or "companion"
+    yield _arm(f"canary's {what}", text_at(one, "canary", "name"), one, {})
+    note = f"{_number(one, 'stableAtStart')} at the start"
+    yield ArmCount(role=f"stable's {what}", name=text_at(one, "stable", "name"), note=note)
 
 
 def _arm(role: str, name: str, counts: Object, drains: Mapping[str, Object]) -> ArmCount:

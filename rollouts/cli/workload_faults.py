@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.api.references import serving_pools
+from rollouts.api.references import listed_companions, serving_pools
 from rollouts.engine.rollout_spec import WarmUp
-from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_of
+from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL, Belongs, belongs, companions_of
+from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
 from rollouts.objects.pools import read_pool
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
@@ -61,11 +62,39 @@ def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) 
     if not capacity:
         return
     workloads, names = workloads_among(objects), serving_pools(rollout)
+    said = [
+        one for one in (belongs(pool) for pool in objects if pool.get("kind") == _POOL) if one is not None
+    ]
+    yield from _of_companions(rollout, said)
+    names |= {one.pool for one in said if one.of in names}
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
             yield from _of_pool(
                 pool, workloads, [one for one in objects if one.get("kind") == AUTOSCALER.kind]
             )
+
+
+def _of_companions(rollout: Object, said: Sequence[Belongs]) -> Iterator[WorkloadFault]:
+    """Pools that work for those of the Rollout's versions: which they are, and that each version has its own."""
+    spec, status = map_of(rollout.get("spec")), map_of(rollout.get("status"))
+    target, stable = text_at(spec, "target", "pool", "name"), text_at(status, "stable", "name")
+    listed = list(listed_companions(spec))
+    found = {name: companions_of(name, said, listed) for name in dict.fromkeys((target, stable)) if name}
+    for wrong in (one for one in found.values() if isinstance(one, str)):
+        yield WorkloadFault(bad=True, text=wrong, fix="nothing is scaled until then", about=rollout)
+    mine, theirs = found.get(target, {}), found.get(stable, {})
+    if not stable or isinstance(mine, str) or isinstance(theirs, str):
+        return
+    for role in sorted(mine.keys() ^ theirs.keys()):
+        have, lack = (target, stable) if role in mine else (stable, target)
+        pool = (mine if role in mine else theirs)[role]
+        yield WorkloadFault(
+            bad=True,
+            text=f"{_POOL} {pool} belongs to {have}, and {lack} has no such companion",
+            fix=f"label its pool {WITH_LABEL}: {lack}{f' and {ROLE_LABEL}: {role}' if role else ''}, or name it in "
+            "capacity.with",
+            about=rollout,
+        )
 
 
 def prompt_faults(

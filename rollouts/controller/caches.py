@@ -22,6 +22,7 @@ from rollouts.engine.naming import UID_DIGITS
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
+from rollouts.objects.companions import belongs
 from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.groups import (
     GROUP_INDEX,
@@ -176,9 +177,10 @@ class Caches:
             indexes.POOL_SELECTOR: indexes.pool_by_selector(read),
             indexes.PICKER: indexes.pool_by_picker(read),
         }
-        return found | (
-            {indexes.TEMPLATE_SELECTOR: indexes.pool_by_template(read)} if self.capacity_kinds else {}
-        )
+        if self.capacity_kinds:
+            found[indexes.TEMPLATE_SELECTOR] = indexes.pool_by_template(read)
+            found[indexes.COMPANION] = indexes.pool_by_companion
+        return found
 
     def _trim_run(self, run: Object) -> Object:
         """Of a finished run what its Rollout reads, and of one of an earlier attempt metadata and phase: ten attempts
@@ -262,6 +264,29 @@ class Caches:
         if known is None or known[0] is not obj:
             known = self._read_pools[place] = (obj, self._pool_readers[group](obj))
         return known[1]
+
+    def pool_group(self, namespace: str, name: str, first: str) -> str | None:
+        """The API group that has an InferencePool of the name, ``first`` before others; None where none has."""
+        groups = (first, *(one.group for one in kinds.POOLS))
+        found = (group for group in groups if self.pool(group, namespace, name) is not None)
+        return next(found, None)
+
+    def labelled_companions(self, namespace: str, version: str) -> set[str]:
+        """Names of the pools that belong to the version of a pool by their label."""
+        if not self.capacity_kinds:
+            return set()
+        stores = (self.pools[resource.group] for resource in kinds.POOLS)
+        return {
+            key.name
+            for store in stores
+            for key in store.keys_by_index(indexes.COMPANION, (namespace, version))
+        }
+
+    def versions_served_by(self, pool: ObjectKey) -> set[str]:
+        """The pools whose versions a pool belongs to, by its label."""
+        found = (store.get(pool) for store in self.pools.values()) if self.capacity_kinds else ()
+        said = (belongs(obj) for obj in found if obj is not None)
+        return {one.of for one in said if one is not None}
 
     def endpoints(self, pool: Pool) -> list[Pod]:
         """The pool's pods that have an IP, by name."""

@@ -25,7 +25,7 @@ from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
 from rollouts.controller.variant_views import VariantViews
 from rollouts.controller.windows import WindowCalendar
-from rollouts.controller.workloads import WorkloadViews
+from rollouts.controller.workloads import WorkloadViews, companion_identities
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
@@ -142,7 +142,10 @@ class Gatherer:
         runs = self._caches.owned_runs(key, parsed.uid)
         carrying = traffic.carrying if traffic is not None else frozenset()
         workloads = self._workloads.views(present, target, carrying) if self._workloads is not None else {}
+        companions = self._workloads.companions(present, target) if self._workloads is not None else {}
         pools = self._pools(present, target, models or stored, traffic, found)
+        beside = companion_identities(present, companions) - pools.keys()
+        pools |= {arm: self._pool_views.view(present, arm) for arm in beside}
         observation = replace(
             self._said(parsed, compared_of(gates)),
             problems=tuple(problems),
@@ -164,6 +167,7 @@ class Gatherer:
             approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
             workloads=workloads,
+            companions=companions,
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
             freeze=self._freezes.view(rollout),
         )

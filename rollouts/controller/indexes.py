@@ -8,6 +8,7 @@ from rollouts.api.references import dependencies, pool_names, template_names, tr
 from rollouts.api.strategies import strategy_ref
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.engine.rollout_status import WaitingFor
+from rollouts.objects.companions import belongs
 from rollouts.objects.fields import map_of
 from rollouts.objects.leaving import marked_by
 from rollouts.objects.owners import owner_of
@@ -20,6 +21,7 @@ __all__ = [
     "BEGUN",
     "BEHIND",
     "CANARY",
+    "COMPANION",
     "IN_LINE",
     "LABEL",
     "MARKED",
@@ -44,6 +46,7 @@ __all__ = [
     "by_name_end",
     "by_owner",
     "namespace_of",
+    "pool_by_companion",
     "pool_by_picker",
     "pool_by_selector",
     "pool_by_template",
@@ -74,6 +77,7 @@ TURN = "turn"
 BEGUN, IN_LINE = "begun", "in line"
 """Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
 TARGET = "scaleTarget"
+COMPANION = "companion"
 MARKED = "marked"
 
 
@@ -137,6 +141,12 @@ def pool_by_picker(read: PoolReader) -> PoolIndex:
         return [(pool.namespace, pool.picker.name)] if pool.picker is not None else []
 
     return services
+
+
+def pool_by_companion(obj: Object) -> Iterable[Hashable]:
+    """By namespace and the pool of the version that it belongs to, by its label."""
+    said = belongs(obj)
+    return [(namespace_of(obj), said.of)] if said is not None else []
 
 
 def service_by_selector(obj: Object) -> Iterable[Hashable]:

@@ -63,6 +63,8 @@ class _Wakes:
                 yield _Wake(caches.traffic[resource], self._of_traffic(kind.kind), kind.made_of)
         for store in caches.pools.values():
             yield _Wake(store, self._of_pool)
+            if caches.capacity_kinds:
+                yield _Wake(store, lambda version: caches.rollouts_of_pool(*version), indexes.COMPANION)
         yield _Wake(caches.services, self._of_picker)
         for store in (caches.pods, *caches.workloads.values()):
             yield _Wake(store, self._of_label, indexes.LABEL)
@@ -88,7 +90,9 @@ class _Wakes:
         return lambda key: self._by(indexes.ROUTE, key[0], kind, key[1])
 
     def _of_pool(self, key: ObjectKey) -> Keys:
-        return self._caches.rollouts_of_pool(key.namespace, key.name)
+        yield from self._caches.rollouts_of_pool(key.namespace, key.name)
+        for version in self._caches.versions_served_by(key):
+            yield from self._caches.rollouts_of_pool(key.namespace, version)
 
     def _of_picker(self, service: ObjectKey) -> Keys:
         for store in self._caches.pools.values():

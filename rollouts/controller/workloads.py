@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import serving_pools
 from rollouts.controller.caches import Caches
+from rollouts.controller.companions import companion_views
 from rollouts.controller.mirroring import mirroring_route
-from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.attempt import CompanionCapacity
+from rollouts.engine.observation import Blocker, Companion, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
@@ -31,7 +33,15 @@ if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
     from rollouts.controller.warming import WarmUps
 
-__all__ = ["InFlight", "ScaleFailure", "ScaleRefusals", "WorkloadViews", "find_workload", "former_pods"]
+__all__ = [
+    "InFlight",
+    "ScaleFailure",
+    "ScaleRefusals",
+    "WorkloadViews",
+    "companion_identities",
+    "find_workload",
+    "former_pods",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,20 @@ class InFlight(Protocol):
 
 def _unknown(message: str) -> Blocker:
     return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
+
+
+def companion_identities(
+    parsed: ParsedRollout, found: Mapping[Identity, tuple[Companion, ...] | Blocker]
+) -> set[Identity]:
+    """Companions as they are named now, and as the attempt has them."""
+    named = (one for there in found.values() if not isinstance(there, Blocker) for one in there)
+    recorded = (arm for one in _recorded(parsed) for arm in (one.stable, one.canary))
+    return {one.identity for one in named} | set(recorded)
+
+
+def _recorded(parsed: ParsedRollout) -> tuple[CompanionCapacity, ...]:
+    current = parsed.status.current
+    return current.capacity.companions if current is not None and current.capacity is not None else ()
 
 
 def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
@@ -116,6 +140,8 @@ def former_pods(
     text = kept[0].selector if kept else ""
     if not text and current is not None and current.capacity is not None and current.canary.identity == arm:
         text = current.capacity.selector
+    beside = current.capacity.companions if current is not None and current.capacity is not None else ()
+    text = text or next((one.selector for one in beside if one.canary == arm), "")
     pool = former_pool(arm.group, parsed.namespace, arm.name, text)
     if pool is None:
         return None
@@ -205,13 +231,16 @@ class WorkloadViews:
         losers = {one.identity for one in status.scale_downs}
         if status.current is not None and status.current.aborted is not None:
             losers.add(status.current.canary.identity)
+            losers |= {one.canary for one in _recorded(parsed)}
         arms = {arm.identity for arm in status.arms} | losers
         if target is not None:
             arms.add(target)
+        versions = frozenset(arms)
+        arms |= companion_identities(parsed, self.companions(parsed, target))
         policy = parsed.spec.canary.capacity if parsed.spec is not None else None
         coming = status.canary.identity if status.canary is not None else target
         # Stable gives pods, and a canary whose pods something else needs could not give them back.
-        giving = set(arms) if policy is not None and policy.gives else set()
+        giving = set(versions) if policy is not None and policy.gives else set()
         if policy is not None and policy.warm_up is not None and coming is not None:
             giving.add(coming)  # requests are kept from its pods, whoever sends them
         found = (
@@ -222,6 +251,15 @@ class WorkloadViews:
         if coming is not None and coming in views:
             views[coming] = self._warmth(parsed, coming, views[coming], carrying)
         return views
+
+    def companions(
+        self, parsed: ParsedRollout, target: Identity | None
+    ) -> dict[Identity, tuple[Companion, ...] | Blocker]:
+        """Of stable, the target and the canary, where capacity is asked for."""
+        if parsed.spec is None or parsed.spec.canary.capacity is None:
+            return {}
+        arms = {arm.identity for arm in parsed.status.arms} | ({target} if target is not None else set())
+        return {arm: companion_views(self._caches, parsed, arm) for arm in sorted(arms)}
 
     def _warmth(
         self, parsed: ParsedRollout, arm: Identity, view: WorkloadView, carrying: Collection[Identity]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from rollouts.engine.attempt import CompanionCapacity
+from rollouts.engine.companions import companions_in_use
 from rollouts.engine.draft import Draft
 from rollouts.engine.rollout_status import AcceleratorUse, RolloutStatus
 from rollouts.engine.versions import Identity
@@ -26,12 +28,15 @@ def count_accelerators(draft: Draft) -> None:
     if over and use is None:
         return
     views = draft.obs.workloads
+    companions = companions_in_use(draft)
     arms = {arm.identity for arm in status.arms} | {one.identity for one in status.scale_downs}
+    arms |= companions.keys()
     if not over and not arms <= views.keys() | _kept(status):
         return  # of somebody's pods nothing is known: what was held is held, and nobody counts from a part of it
     held = 0 if over else sum(views[arm].accelerators for arm in arms if arm in views)
     if wants and (use is None or use.attempt != status.attempt):
-        use = AcceleratorUse(attempt=status.attempt, own=views[draft.stable.identity].accelerators)
+        own = [draft.stable.identity, *(one.stable for one in _companions(status))]
+        use = AcceleratorUse(attempt=status.attempt, own=sum(views[arm].accelerators for arm in own))
     if use is None:
         return
     if held != use.held:
@@ -47,7 +52,12 @@ def _kept(status: RolloutStatus) -> set[Identity]:
     current = status.current
     if current is not None and current.capacity is not None and current.capacity.selector:
         found.add(current.canary.identity)
-    return found
+    return found | {one.canary for one in _companions(status) if one.selector}
+
+
+def _companions(status: RolloutStatus) -> tuple[CompanionCapacity, ...]:
+    current = status.current
+    return current.capacity.companions if current is not None and current.capacity is not None else ()
 
 
 def spent(use: AcceleratorUse, now: datetime) -> tuple[int, int]:

@@ -20,6 +20,7 @@ __all__ = [
     "ArmCrashes",
     "Attempt",
     "AttemptCapacity",
+    "CompanionCapacity",
     "DecidedApproval",
     "GateSummary",
     "PathAlarm",
@@ -130,6 +131,28 @@ class DecidedApproval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompanionCapacity:
+    """Pods of one companion of the versions of an attempt, as ``AttemptCapacity`` has those of the versions.
+
+    Which pools these are is settled when the first step begins: labels and ``with`` count from the next attempt on.
+    """
+
+    stable: Identity
+    """Stable's pool of that role."""
+    canary: Identity
+    """The canary's."""
+    role: str = ""
+    stable_at_start: int = 0
+    """P: replicas of stable's, or its Ready pods where those are more, as they were when the first step began."""
+    wanted: int = 0
+    selector: str = ""
+    reached: int = 0
+    restores: tuple[datetime, ...] = ()
+    ready: int = 0
+    pending: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptCapacity:
     """Pods of an attempt: how many are wanted is stored before a workload is scaled, so that a late cache never is."""
 
@@ -154,6 +177,8 @@ class AttemptCapacity:
     """Its pods that are Ready and not warm yet: they are not among ``ready``."""
     stable_ready: int = 0
     """Stable's Ready pods at the start, as N."""
+    companions: tuple[CompanionCapacity, ...] = ()
+    """Pools whose pods work for those of the versions, by role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "carried",
+    "companion_infeasible",
+    "companion_pods",
     "infeasible",
     "least_stable",
     "most_pods",
@@ -40,6 +42,26 @@ def pods_for(weight: Weight, stable: int, policy: Capacity) -> int:
 def pods_kept(weight: Weight, stable: int, policy: Capacity) -> int:
     """Pods of a version whose weight was given back but for w, which is what stable has no pods for, rounded up."""
     return pods_for(Weight(max(weight - 1, min(weight, 1))), stable, policy)
+
+
+def companion_pods(pods: int, companions: int, stable: int) -> int:
+    """Pods of a companion for so many of the version's own: as many per pod as stable has, ``companions`` for its N,
+    rounded up, so that there are never fewer. A stable without pods says no proportion: as many as it has."""
+    if pods <= 0:
+        return 0
+    return -(-pods * companions // stable) if stable else companions
+
+
+def companion_infeasible(needed: int, stable: int, policy: Capacity, enough: int) -> str | None:
+    """Why a companion's ``needed`` pods at 100 % have no room beside all of stable's, and that ``enough`` would do."""
+    most = most_pods(stable, policy)
+    if most is None or stable + needed <= most:
+        return None
+    return (
+        f"{needed} pods at 100% and all {stable} of stable's are {stable + needed}, and maxSurge, which counts for "
+        f"each pool by itself, leaves room for {most}: set maxSurge to {enough}, or to a percentage that is as much; "
+        "no pod of a companion is taken from stable while it serves"
+    )
 
 
 def carried(pods: int, stable: int, policy: Capacity) -> Weight:

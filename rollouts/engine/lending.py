@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.capacity import carried, most_pods, needs_room, pods_for, pods_kept, stable_pods_for
+from rollouts.engine.companions import ready_units, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled, open_drain
 from rollouts.engine.observation import WorkloadView
@@ -24,7 +25,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import whole
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, WeightStep
 from rollouts.engine.rollout_status import RolloutStatus, StableScale
-from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown, undrained
+from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown, passing, undrained
 from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import live_shares
 from rollouts.units import FULL, ZERO, Weight
@@ -75,7 +76,7 @@ def next_ceiling(draft: Draft, policy: Capacity, pods: int, asked: Weight) -> We
     before = current.capacity.ceiling if current.capacity is not None else None
     if current.started_at is None:
         return None
-    ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
+    ready = min(asked, carried(ready_units(draft, current.canary.identity, pods), pods, policy))
     given = draft.status.weight.ours or ZERO
     carries = max(given, ready)
     if before is not None:  # of a weight that is 0 nothing can be seen: it begins anew
@@ -147,7 +148,7 @@ def _shares(draft: Draft) -> list[Weight]:
 
 def _may_shrink(draft: Draft, known: StableScale, view: WorkloadView) -> bool:
     """Whether pods may be taken from stable now: the split has been seen to be as it says, or pods drain already."""
-    if undrained(draft, known.identity) or draft.status.hold is not None:
+    if undrained(draft, known.identity) or passing(draft) or draft.status.hold is not None:
         return False
     if draft.spec.paused or draft.current.pulled or draft.current.path.undone_at is not None:
         return False
@@ -195,7 +196,7 @@ def _others(draft: Draft, stable: Identity) -> tuple[Identity, ...]:
     current = draft.status.current
     arms = (
         *((current.canary.identity,) if current is not None and current.aborted is None else ()),
-        *(one.identity for one in draft.status.scale_downs),
+        *versions_of(draft.status.scale_downs),
     )
     return tuple(dict.fromkeys(arm for arm in arms if arm != stable))
 
@@ -272,7 +273,7 @@ def _make_room(draft: Draft, known: StableScale) -> None:
     others = _others(draft, known.identity)
     pods = {arm: draft.obs.workloads.get(arm, WorkloadView()) for arm in others}
     lacking = sum(view.pods for view in pods.values()) - (known.most - known.full)
-    lost = {one.identity for one in draft.status.scale_downs}
+    lost = set(versions_of(draft.status.scale_downs))
     if draft.obs.deleting or draft.status.started_at is None:
         lost |= set(others)  # whoever waits to begin makes room as well
     for arm, view in pods.items():

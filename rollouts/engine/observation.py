@@ -23,6 +23,7 @@ __all__ = [
     "ApprovalView",
     "Blocker",
     "Claim",
+    "Companion",
     "CrashView",
     "DrainView",
     "Drained",
@@ -321,6 +322,14 @@ class WorkloadView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Companion:
+    """A pool whose pods work for those of a version."""
+
+    identity: Identity
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShareCount:
     """Requests that arrived at each arm under one weight of the canary."""
 
@@ -587,7 +596,10 @@ class Observation:
     strategy: StrategyView | None = None
     """None where the spec names no shared strategy."""
     workloads: Mapping[Identity, WorkloadView] = field(default_factory=dict)
-    """Where the spec sets ``capacity``: of stable, the target, the canary, and what is to be scaled down."""
+    """Where the spec sets ``capacity``: of stable, the target, the canary, their companions, and what is to be scaled
+    down."""
+    companions: Mapping[Identity, tuple[Companion, ...] | Blocker] = field(default_factory=dict)
+    """Likewise: of stable, the target and the canary, by role, or why it is not known which they are."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
     freeze: FreezeView | None = None

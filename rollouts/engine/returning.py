@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from rollouts.engine.actions import EventType
 from rollouts.engine.capacity import carried, share_of_ready
+from rollouts.engine.companions import versions_of
 from rollouts.engine.crashes import crashing
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Draining, NotControllable, WorkloadView
@@ -198,7 +199,7 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
 
 def _views(draft: Draft, kept: list[Identity]) -> list[WorkloadView]:
     """Of all that is to make room."""
-    arms = dict.fromkeys((*kept, *(one.identity for one in draft.status.scale_downs)))
+    arms = dict.fromkeys((*kept, *versions_of(draft.status.scale_downs)))
     return [draft.obs.workloads.get(arm, WorkloadView()) for arm in arms]
 
 
@@ -226,7 +227,7 @@ def pods_missed(draft: Draft, lent: StableScale) -> str:
     if (starting := _starting(draft, lent)) > 0:
         found.append(f"{starting} pods of {name} start and are not Ready")
     arms = [record.canary.arm for record in draft.status.way_back]
-    for arm in dict.fromkeys((*arms, *(one.identity for one in draft.status.scale_downs))):
+    for arm in dict.fromkeys((*arms, *versions_of(draft.status.scale_downs))):
         found += _holds(draft, arm)
     return "; ".join(found)
 

@@ -20,6 +20,7 @@ __all__ = [
     "BackgroundAnalysis",
     "CanaryStrategy",
     "Capacity",
+    "CompanionPool",
     "Dependency",
     "GroupTraffic",
     "HeaderMatch",
@@ -251,6 +252,18 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompanionPool:
+    """``capacity.with[]``: a pool whose pods work for those of another: prefill beside decode.
+
+    ``of``: the pool of the version that it belongs to; empty: the target. ``role`` tells several of one version apart.
+    """
+
+    pool: str
+    of: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """``strategy.canary.capacity``: the canary's workload is scaled with its weight, the loser's after the end.
 
@@ -274,6 +287,8 @@ class Capacity:
     scale_down_to: int = 0
     warm_up: WarmUp | None = None
     """None: a pod counts when it is Ready."""
+    companions: tuple[CompanionPool, ...] = ()
+    """Beside those that name their version by a label."""
 
     @property
     def gives(self) -> bool:

@@ -235,6 +235,12 @@ class ScaleDown:
     """When what somebody scaled up again was scaled down again; only the last 10 minutes count."""
     selector: str = ""
     """Labels of its pool, by which its pods are counted when the pool is gone."""
+    of: Identity | None = None
+    """Of a companion: the version that its pods work for, which goes first; itself where it works for none any more."""
+    role: str = ""
+    pods: int = 0
+    """Of a companion: its pods for ``of_pods`` of that version, as they were when the attempt began."""
+    of_pods: int = 0
     message: str = ""
     """What it waits for."""
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
-from rollouts.engine.attempt import Attempt, AttemptCapacity
-from rollouts.engine.capacity import infeasible, most_pods, pods_for
+from rollouts.engine.attempt import Attempt, AttemptCapacity, CompanionCapacity
+from rollouts.engine.capacity import companion_pods, most_pods, pods_for
+from rollouts.engine.companions import companions_in_use, known_pairs
 from rollouts.engine.converging import asked_weight, show_live
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import forget_drains, is_scaled
@@ -37,11 +38,13 @@ from rollouts.engine.shortage import (
     CAPACITY_REASONS,
     RESTORE_LIMIT,
     RESTORE_WINDOW,
-    beside,
+    Part,
     contended,
     is_quick,
     is_unknown,
     not_warmable,
+    not_whole,
+    parts,
     room,
     shortage,
     stable_pods,
@@ -154,7 +157,7 @@ def finish_scaling(draft: Draft) -> bool:
         return False
     if draft.status.current is not None and draft.current.capacity is not None:
         if draft.current.aborted is None:
-            _owe(draft, draft.current.canary.identity)
+            _owe(draft, draft.current.canary.identity, draft.current)
         draft.set_current(capacity=None)
     if draft.obs.in_haste:
         for one in draft.status.scale_downs:
@@ -205,7 +208,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         current.capacity or AttemptCapacity(),
     )
     needed = pods_for(_asked(draft), pods, policy)
-    grows = _may_grow(draft) and (is_quick(draft) or infeasible(pods, policy) is None)
+    grows = _may_grow(draft) and (is_quick(draft) or not_whole(draft, canary, policy) is None)
     grows = grows and not needs_back(draft.status) and uncontrolled(draft, policy) is None
     grows = grows and not_warmable(draft, canary) is None
     wanted = max(before.wanted, needed) if grows else before.wanted
@@ -222,33 +225,82 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         stable_ready=draft.obs.ready(draft.stable.identity)
         if current.started_at is None
         else before.stable_ready,
+        companions=_companions(draft, before, needed if grows else 0),
     )
+    _leave_former(draft, before, capacity)
     if capacity.ceiling != before.ceiling:
         restart_clock(draft)
     # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
     says = replace(capacity, selector="") != AttemptCapacity()
     draft.set_current(capacity=capacity if says else None)
-    if view.replicas >= wanted or view.managed_by or not grows or is_scaled(draft, draft.stable.identity):
+    if not grows or is_scaled(draft, draft.stable.identity):
         return
-    if _stored(draft) != (pods, wanted):
+    few = [part for part in parts(draft, canary) if _has_too_few(draft, part)]
+    if few and _stored(draft) != _numbers(capacity):
         draft.wake(_SOON)  # the numbers must be stored before they take effect
         return
-    _raise(draft, canary, view, wanted, most_pods(pods, policy))
+    for part in few:
+        _raise(draft, part, policy)
 
 
-def _stored(draft: Draft) -> tuple[int, int] | None:
-    """N and what is wanted for this very attempt, as the stored status has them."""
+def _companions(draft: Draft, before: AttemptCapacity, needed: int) -> tuple[CompanionCapacity, ...]:
+    """What the attempt has of the canary's companions; ``needed``: pods of the canary that they are to have theirs for,
+    0 where nothing may grow."""
+    stable, found = stable_pods(draft), list[CompanionCapacity]()
+    known = {(one.stable, one.canary): one for one in before.companions}
+    for pair in known_pairs(draft, draft.current.canary.identity):
+        view = draft.obs.workloads[pair.canary]
+        fresh = CompanionCapacity(stable=pair.stable, canary=pair.canary)
+        one = known.get((pair.stable, pair.canary), fresh)
+        wanted = max(one.wanted, pair.needed(needed, stable))
+        found.append(
+            replace(
+                one,
+                role=pair.role,
+                stable_at_start=pair.pods,
+                wanted=wanted,
+                selector=view.selector,
+                reached=max(one.reached, min(view.replicas, wanted)),
+                ready=draft.obs.ready(pair.canary),
+                pending=view.pending,
+            )
+        )
+    return tuple(found)
+
+
+def _leave_former(draft: Draft, before: AttemptCapacity, now: AttemptCapacity) -> None:
+    """A companion that has been given pods and is none any more, before the first step, has lost."""
+    present = {one.canary for one in now.companions}
+    for one in before.companions:
+        if one.wanted and one.canary not in present:
+            _add_owed(draft, _companion_owed(draft, one.canary, before, one, is_canary=True))
+
+
+def _has_too_few(draft: Draft, part: Part) -> bool:
+    view = draft.obs.workloads[part.identity]
+    return part.record is not None and view.replicas < part.record.wanted and not view.managed_by
+
+
+def _stored(draft: Draft) -> object:
+    """The numbers of this very attempt, as the stored status has them."""
     stored = draft.obs.status.current
     if stored is None or stored.capacity is None or draft.obs.status.attempt != draft.status.attempt:
         return None
-    return stored.capacity.stable_at_start, stored.capacity.wanted
+    return _numbers(stored.capacity)
 
 
-def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most: int | None) -> None:
+def _numbers(capacity: AttemptCapacity) -> object:
+    """N and what is wanted, of each workload."""
+    beside = ((one.canary, one.stable_at_start, one.wanted) for one in capacity.companions)
+    return capacity.stable_at_start, capacity.wanted, *beside
+
+
+def _raise(draft: Draft, part: Part, policy: Capacity) -> None:
     """Ask for the replicas that there is room for; what somebody else lowered is restored, and said."""
-    capacity = draft.current.capacity
+    capacity, view = part.record, draft.obs.workloads[part.identity]
     assert capacity is not None
-    allowed = room(draft, canary, wanted)
+    wanted = capacity.wanted
+    allowed = room(draft, part, wanted)
     replicas = min(wanted, allowed - view.ending)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
@@ -258,19 +310,29 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
         return
     if view.replicas < capacity.reached:
         recent = [at for at in capacity.restores if draft.now - at < RESTORE_WINDOW]
-        draft.set_current(capacity=replace(capacity, restores=(*recent, draft.now)[-RESTORE_LIMIT:]))
+        _note(draft, replace(capacity, restores=(*recent, draft.now)[-RESTORE_LIMIT:]))
         message = f"somebody gave {view.what} {view.replicas} replicas; restoring {replicas}"
         draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
     draft.wake(_RECHECK)  # the write may fail
     draft.actions.append(
         ScaleWorkload(
-            identity=canary,
+            identity=part.identity,
             replicas=replicas,
             resource_version=view.resource_version,
-            beside=beside(draft, canary),
-            at_most=most,
+            beside=part.beside,
+            at_most=most_pods(part.stable, policy),
         )
     )
+
+
+def _note(draft: Draft, record: AttemptCapacity | CompanionCapacity) -> None:
+    """Put what changed of one workload in the place of what the attempt has of it."""
+    if isinstance(record, CompanionCapacity):
+        capacity = draft.current.capacity
+        assert capacity is not None
+        changed = (record if one.canary == record.canary else one for one in capacity.companions)
+        record = replace(capacity, companions=tuple(changed))
+    draft.set_current(capacity=record)
 
 
 def _asked(draft: Draft) -> Weight:
@@ -307,10 +369,9 @@ def _needs_room(draft: Draft) -> bool:
     blocker = shortage(draft, current.canary.identity, _asked(draft))
     if blocker is None:
         return False
-    no_node = (
-        blocker.reason is Reason.WAITING_FOR_PODS and draft.obs.workloads[current.canary.identity].pending
-    )
-    return bool(no_node) or blocker.reason is Reason.CAPACITY_EXHAUSTED
+    pending = any(draft.obs.workloads[one.identity].pending for one in parts(draft, current.canary.identity))
+    no_node = blocker.reason is Reason.WAITING_FOR_PODS and pending
+    return no_node or blocker.reason is Reason.CAPACITY_EXHAUSTED
 
 
 # --- what lost -------------------------------------------------------------------------------------
@@ -325,15 +386,16 @@ def _note_losers(draft: Draft) -> None:
     if scaled and before.current is not None and before.stable is not None:
         loser = _lost(before.current, before.stable.identity, status, same=before.attempt == status.attempt)
         if loser is not None:
-            _owe(draft, loser)
+            _owe(draft, loser, before.current)
     used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
+    used |= companions_in_use(draft).keys()
     draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
 
 
 def _note_weights(draft: Draft) -> None:
     """While nothing is scaled down, a loser that has weight again still begins anew when it has lost that."""
     looked = (
-        replace(one, since=None, decided=False) if _has_weight(draft, one.identity) else one
+        replace(one, since=None, decided=False) if _has_weight(draft, one.of or one.identity) else one
         for one in draft.status.scale_downs
     )
     draft.set(scale_downs=tuple(looked))
@@ -350,13 +412,43 @@ def _lost(before: Attempt, stable: Identity, status: RolloutStatus, *, same: boo
     return None
 
 
-def _owe(draft: Draft, identity: Identity) -> None:
-    known = tuple(one for one in draft.status.scale_downs if one.identity != identity)
+def _owe(draft: Draft, identity: Identity, attempt: Attempt) -> None:
+    """A version of an attempt lost, and its companions with it."""
     view = draft.obs.workloads.get(identity, WorkloadView())
-    owed = (*known, ScaleDown(identity=identity, selector=view.selector))
-    for one in owed[:-SCALE_DOWNS]:
-        _leave(draft, one.identity.name, f"{SCALE_DOWNS} versions that lost later wait for the same")
-    draft.set(scale_downs=owed[-SCALE_DOWNS:])
+    owed = [ScaleDown(identity=identity, selector=view.selector)]
+    is_canary = identity == attempt.canary.identity
+    for one in attempt.capacity.companions if attempt.capacity is not None else ():
+        owed.append(_companion_owed(draft, identity, attempt.capacity, one, is_canary=is_canary))
+    _add_owed(draft, *owed)
+
+
+def _companion_owed(
+    draft: Draft,
+    version: Identity,
+    capacity: AttemptCapacity | None,
+    one: CompanionCapacity,
+    *,
+    is_canary: bool,
+) -> ScaleDown:
+    identity = one.canary if is_canary else one.stable
+    return ScaleDown(
+        identity=identity,
+        of=version,
+        role=one.role,
+        pods=one.stable_at_start,
+        of_pods=capacity.stable_at_start if capacity is not None else 0,
+        selector=draft.obs.workloads.get(identity, WorkloadView()).selector,
+    )
+
+
+def _add_owed(draft: Draft, *owed: ScaleDown) -> None:
+    again = {one.identity for one in owed}
+    known = (*(one for one in draft.status.scale_downs if one.identity not in again), *owed)
+    late = [*dict.fromkeys(one.of or one.identity for one in known)][-SCALE_DOWNS:]
+    for one in known:
+        if (one.of or one.identity) not in late:
+            _leave(draft, one.identity.name, f"{SCALE_DOWNS} versions that lost later wait for the same")
+    draft.set(scale_downs=tuple(one for one in known if (one.of or one.identity) in late))
 
 
 def _scale_down(draft: Draft, policy: Capacity, *, hurry: bool) -> None:
@@ -367,8 +459,8 @@ def _scale_down(draft: Draft, policy: Capacity, *, hurry: bool) -> None:
 
 def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> ScaleDown | None:
     """What is still owed; None when it is done, or nobody's to do."""
-    name, to = one.identity.name, policy.scale_down_to
-    if _has_weight(draft, one.identity):
+    name, to = one.identity.name, _goal(one, policy)
+    if _has_weight(draft, one.of or one.identity):
         if not draft.obs.deleting:
             return replace(one, since=None, decided=False, message=f"{name} still has weight")
         _leave(draft, name, "it still has weight")
@@ -389,7 +481,10 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
         # Pods that are ending count beside a canary's until they are gone.
         gone = draft.obs.deleting or view.live <= to
         return None if gone else replace(one, reached=True, message=f"pods of {name} are ending")
-    waits = _waits(draft, view, name, due, last)
+    if _works_for_kept(draft, one, policy):
+        _leave(draft, name, f"its pods work for {one.of.name if one.of else name}, which keeps its own")
+        return None
+    waits = _waits(draft, view, name, due, last) or _waits_for_others(draft, one, policy, last)
     if waits:
         return replace(one, decided=False, message=waits)
     recent = tuple(at for at in one.restores if draft.now - at < RESTORE_WINDOW)
@@ -401,6 +496,40 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
         message = f"somebody gave {view.what} {view.replicas} replicas; it lost, and gets {to}"
         draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
     return _write_down(draft, one, view, to)
+
+
+def _goal(one: ScaleDown, policy: Capacity) -> int:
+    """Replicas of what lost: scaleDown.to, and of a companion what goes with so many."""
+    to = policy.scale_down_to
+    return to if one.of is None else companion_pods(to, one.pods, one.of_pods)
+
+
+def _works_for_kept(draft: Draft, one: ScaleDown, policy: Capacity) -> bool:
+    """Whether a companion's version is not scaled down any more, and has pods that need it."""
+    if one.of is None or any(other.identity == one.of for other in draft.status.scale_downs):
+        return False
+    return draft.obs.workloads.get(one.of, WorkloadView()).replicas > policy.scale_down_to
+
+
+def _waits_for_others(draft: Draft, one: ScaleDown, policy: Capacity, last: datetime) -> str:
+    """A companion waits until the pods that it works for are gone, and those until it works on nothing for them."""
+    if one.of == one.identity:
+        return ""
+    if one.of is not None:
+        version = draft.obs.workloads.get(one.of, WorkloadView())
+        if version.replicas > policy.scale_down_to or (
+            version.live > policy.scale_down_to and draft.now < last
+        ):
+            draft.wake(_RECHECK)
+            return f"pods of {one.of.name}, which it works for, go first"
+        return ""
+    for other in draft.status.scale_downs:
+        view = draft.obs.workloads.get(other.identity, WorkloadView())
+        if other.of == one.identity and view.what and view.in_flight != 0 and draft.now < last:
+            draft.wake(_RECHECK)
+            name, works = one.identity.name, other.identity.name
+            return f"{works} may work on requests of {name}, which keeps its pods until that is over"
+    return ""
 
 
 def _leave(draft: Draft, name: str, why: str) -> None:
@@ -424,6 +553,9 @@ def _has_weight(draft: Draft, identity: Identity) -> bool:
 def _not_ours(draft: Draft, one: ScaleDown, view: WorkloadView, *, over: bool) -> str:
     """Why what lost keeps its pods for good; empty while it does not."""
     others = [arm.identity for arm in draft.status.arms if arm.identity != one.identity]
+    if one.of is not None:
+        in_use = companions_in_use(draft).items()
+        others = [arm for arm, role in in_use if role == one.role and arm != one.identity]
     for other in (draft.obs.workloads.get(arm, WorkloadView()) for arm in others):
         if view.what and view.what == other.what:
             return f"{view.what} makes the pods of both versions"

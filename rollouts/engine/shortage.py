@@ -5,10 +5,13 @@ Nothing is decided here about who is scaled: ``scaling`` does that, and what it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rollouts.engine.attempt import AttemptCapacity
+from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
 from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
+from rollouts.engine.companions import known_pairs, pairs, too_large, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
@@ -19,13 +22,16 @@ from rollouts.units import FULL, Weight, format_weight
 __all__ = [
     "CAPACITY_REASONS",
     "PODS_TO_COME",
-    "beside",
+    "Part",
     "contended",
     "first_reach",
     "is_quick",
     "is_unknown",
     "making_room",
     "not_warmable",
+    "not_whole",
+    "parts",
+    "passing",
     "restores_left",
     "room",
     "shortage",
@@ -75,44 +81,97 @@ def stable_pods(draft: Draft) -> int:
     return max(draft.obs.ready(draft.stable.identity), view.replicas)
 
 
-def beside(draft: Draft, canary: Identity) -> tuple[Identity, ...]:
-    """The arms whose pods count together with the canary's: stable, and what lost and is not yet gone."""
-    others = (draft.stable.identity, *(one.identity for one in draft.status.scale_downs))
-    return tuple(dict.fromkeys(arm for arm in others if arm != canary))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A workload of the version that is rolled out: its own, or a companion's."""
+
+    identity: Identity
+    stable: int
+    """What stable's of this kind had at the start: N of the version's own."""
+    beside: tuple[Identity, ...]
+    """Whose pods count together with it: stable's of this kind, and those that lost and are not yet gone."""
+    record: AttemptCapacity | CompanionCapacity | None
+    """What the attempt has of it."""
 
 
-def room(draft: Draft, canary: Identity, wanted: int) -> int:
-    """Pods that the canary, which is to have ``wanted``, may have beside the others: all of them without maxSurge."""
+def parts(draft: Draft, canary: Identity) -> tuple[Part, ...]:
+    """The canary's own workload, then its companions', as far as they are known."""
+    lost, current = draft.status.scale_downs, draft.status.current
+    record = current.capacity if current is not None else None
+    known = {one.canary: one for one in record.companions} if record is not None else {}
+    own = Part(
+        identity=canary,
+        stable=stable_pods(draft),
+        beside=_others(canary, draft.stable.identity, *versions_of(lost)),
+        record=record,
+    )
+    beside = (
+        Part(
+            identity=pair.canary,
+            stable=pair.pods,
+            beside=_others(
+                pair.canary,
+                pair.stable,
+                *(one.identity for one in lost if one.of is not None and one.role == pair.role),
+            ),
+            record=known.get(pair.canary),
+        )
+        for pair in known_pairs(draft, canary)
+    )
+    return (own, *beside)
+
+
+def _others(mine: Identity, *others: Identity) -> tuple[Identity, ...]:
+    return tuple(dict.fromkeys(arm for arm in others if arm != mine))
+
+
+def room(draft: Draft, part: Part, wanted: int) -> int:
+    """Pods that a workload, which is to have ``wanted``, may have beside the others: all of them without maxSurge."""
     policy = draft.spec.canary.capacity
     assert policy is not None
-    most = most_pods(stable_pods(draft), policy)
+    most = most_pods(part.stable, policy)
     if most is None:
-        return wanted + draft.obs.workloads[canary].ending
-    return most - sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
+        return wanted + draft.obs.workloads[part.identity].ending
+    return most - sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in part.beside)
 
 
 def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
-    """Why it is not known what the pods of an arm come from: the canary's first."""
-    for arm in (canary, draft.stable.identity):
+    """Why it is not known what the pods of an arm, or of its companions, come from: the canary's first."""
+    found = pairs(draft, canary)
+    if isinstance(found, Blocker):
+        return found
+    arms = ((canary, draft.stable.identity), *((pair.canary, pair.stable) for pair in found))
+    for arm in (one for both in arms for one in both):
         view = draft.obs.workloads.get(arm)
         if view is None or view.problem is not None:
             default = Blocker(
                 reason=Reason.CAPACITY_UNKNOWN, message=f"the pods of {arm.name} are not known yet"
             )
             return default if view is None else view.problem
-    one, other = draft.obs.workloads[canary], draft.obs.workloads[draft.stable.identity]
-    if one.what == other.what:
-        message = f"{one.what} makes the pods of {canary.name} and of {draft.stable.identity.name}: give each its own"
-        return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
+    makers: dict[str, str] = {}
+    for arm in (one for both in arms for one in both):
+        what = draft.obs.workloads[arm].what
+        if what in makers:
+            message = f"{what} makes the pods of {makers[what]} and of {arm.name}: give each its own"
+            if makers[what] == arm.name:
+                message = f"{arm.name} belongs to both versions: give each a pool of its own"
+            return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
+        makers[what] = arm.name
     return None
 
 
-def restores_left(capacity: AttemptCapacity, now: datetime) -> int:
+def not_whole(draft: Draft, canary: Identity, policy: Capacity) -> str | None:
+    """Why the canary, or a companion of it, cannot come to 100 % within N + maxSurge; None when all can."""
+    stable = stable_pods(draft)
+    return infeasible(stable, policy) or too_large(draft, canary, stable, policy)
+
+
+def restores_left(capacity: AttemptCapacity | CompanionCapacity, now: datetime) -> int:
     """How often replicas may be restored now."""
     return RESTORE_LIMIT - sum(now - at < RESTORE_WINDOW for at in capacity.restores)
 
 
-def contended(capacity: AttemptCapacity, view: WorkloadView, now: datetime) -> bool:
+def contended(capacity: AttemptCapacity | CompanionCapacity, view: WorkloadView, now: datetime) -> bool:
     """Whether somebody has lowered the replicas so often that theirs are kept for now."""
     return view.replicas < capacity.reached and restores_left(capacity, now) <= 0
 
@@ -122,22 +181,37 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
     policy = draft.spec.canary.capacity
     if policy is None:
         return None
-    needed, ready = _needed(draft, policy, weight), draft.obs.ready(canary)
-    current = draft.status.current
-    if ready >= needed and current is not None and (is_quick(draft) or current.started_at is not None):
+    needs, current = list(_needs(draft, policy, canary, weight)), draft.status.current
+    lacking = next((one for one in needs if draft.obs.ready(one[0].identity) < one[1]), None)
+    # A way back that alone can serve waits for nobody to say what belongs to it.
+    alone = is_quick(draft) and not draft.obs.ready(draft.stable.identity)
+    known = alone or not isinstance(pairs(draft, canary), Blocker)
+    goes_on = current is not None and (is_quick(draft) or current.started_at is not None)
+    if known and lacking is None and goes_on:
         return None  # whatever makes them, and however many more there could not be
     unknown = is_unknown(draft, canary)
     if unknown is not None:
         return unknown
-    wrong = None if is_quick(draft) else infeasible(stable_pods(draft), policy)
+    wrong = None if is_quick(draft) else not_whole(draft, canary, policy)
     if wrong is not None:
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
     if (bound := uncontrolled(draft, policy) or not_warmable(draft, canary)) is not None:
         return bound
-    if ready >= needed:
+    if lacking is None:
         return None
-    what = f"weight {format_weight(weight)} needs {needed} Ready pods of {canary.name}, {ready} are"
-    return _missing(draft, canary, needed, what)
+    part, needed = lacking
+    name, ready = part.identity.name, draft.obs.ready(part.identity)
+    what = f"weight {format_weight(weight)} needs {needed} Ready pods of {name}, {ready} are"
+    return _missing(draft, part, needed, what)
+
+
+def _needs(draft: Draft, policy: Capacity, canary: Identity, weight: Weight) -> Iterator[tuple[Part, int]]:
+    """Each workload of the canary, and the Ready pods that the weight needs of it."""
+    own, *companions = parts(draft, canary)
+    needed = _needed(draft, policy, weight)
+    yield own, needed
+    for part, pair in zip(companions, known_pairs(draft, canary), strict=True):
+        yield part, pair.needed(needed, own.stable)
 
 
 def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
@@ -170,11 +244,8 @@ def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
             f"{what}, and {format_weight(asked)} needs {needed}; waiting for {coming}{pending or _warming(view)}",
             False,
         )
-    return (
-        Reason.MAKING_ROOM,
-        f"{what}, and {format_weight(asked)} needs {needed}; {_full(draft, canary)}",
-        False,
-    )
+    full = _full(draft, parts(draft, canary)[0])
+    return Reason.MAKING_ROOM, f"{what}, and {format_weight(asked)} needs {needed}; {full}", False
 
 
 def is_quick(draft: Draft) -> bool:
@@ -207,7 +278,7 @@ def uncontrolled(draft: Draft, policy: Capacity) -> Blocker | None:
     view = draft.obs.workloads.get(stable, WorkloadView())
     if view.managed_by or not needs_room(pods_for(FULL, n, policy), n, policy):
         return None
-    why, way_out = undrained(draft, stable), f"set maxSurge to {pods_for(FULL, n, policy)}"
+    why, way_out = undrained(draft, stable) or passing(draft), f"set maxSurge to {pods_for(FULL, n, policy)}"
     if why:
         message = (
             f"the plan takes pods from {stable.name} while it serves, and they cannot be drained: {why}; {way_out}, "
@@ -223,6 +294,19 @@ def uncontrolled(draft: Draft, policy: Capacity) -> Blocker | None:
         f"{way_out}, so that stable keeps all of its pods"
     )
     return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message) if why else None
+
+
+def passing(draft: Draft) -> str:
+    """Why pods of versions that have companions are not taken while they serve; empty where they have none.
+
+    A proxy in a decode pod sends each request to a prefill pod first, and to its own server when that has answered:
+    until then no figure of the decode pod shows it, and nobody keeps requests from a prefill pod.
+    """
+    canary = draft.status.canary
+    found = known_pairs(draft, canary.identity) if canary is not None else ()
+    if not found:
+        return ""
+    return f"what {found[0].stable.name} works on for one of them shows in none of its own figures"
 
 
 def undrained(draft: Draft, arm: Identity) -> str:
@@ -262,28 +346,27 @@ def _warming(view: WorkloadView) -> str:
     return ", ".join((f": {view.warming} warm up", *filter(None, told)))
 
 
-def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
-    view, current = draft.obs.workloads[canary], draft.status.current
-    capacity = current.capacity if current is not None else None
+def _missing(draft: Draft, part: Part, needed: int, what: str) -> Blocker:
+    view = draft.obs.workloads[part.identity]
     if view.managed_by and view.replicas < needed:
         why = f"{view.managed_by} scales {view.what}, which has {view.replicas} replicas: {_raise_by(view)}"
         return Blocker(reason=Reason.CAPACITY_MANAGED_ELSEWHERE, message=f"{what}; {why}")
     if view.refused and view.replicas < needed:
         why = f"the API server refuses to scale {view.what}: {view.refused}"
         return Blocker(reason=Reason.SCALE_REFUSED, message=f"{what}; {why}")
-    if capacity is not None and contended(capacity, view, draft.now):
+    if part.record is not None and contended(part.record, view, draft.now):
         why = (
             f"somebody lowered the replicas of {view.what} {RESTORE_LIMIT} times in 10 minutes; they stay: "
             "leave replicas out of what is applied"
         )
         return Blocker(reason=Reason.REPLICAS_CONTENDED, message=f"{what}; {why}")
-    if room(draft, canary, needed) < needed and view.replicas < needed:
-        return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=f"{what}; {_full(draft, canary)}")
+    if room(draft, part, needed) < needed and view.replicas < needed:
+        return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=f"{what}; {_full(draft, part)}")
     pending = f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
     failed = bool(view.warming and view.warm_problem) and not pending
     return Blocker(
         reason=Reason.WARM_UP_FAILED if failed else Reason.WAITING_FOR_PODS,
-        message=f"{what}; waiting for {needed - draft.obs.ready(canary)}{pending or _warming(view)}",
+        message=f"{what}; waiting for {needed - draft.obs.ready(part.identity)}{pending or _warming(view)}",
     )
 
 
@@ -295,13 +378,11 @@ def _raise_by(view: WorkloadView) -> str:
     )
 
 
-def _full(draft: Draft, canary: Identity) -> str:
+def _full(draft: Draft, part: Part) -> str:
     policy = draft.spec.canary.capacity
     assert policy is not None
     taken = [
-        f"{draft.obs.workloads[arm].pods} of {arm.name}"
-        for arm in beside(draft, canary)
-        if arm in draft.obs.workloads
+        f"{draft.obs.workloads[arm].pods} of {arm.name}" for arm in part.beside if arm in draft.obs.workloads
     ]
-    most = most_pods(stable_pods(draft), policy)
+    most = most_pods(part.stable, policy)
     return f"{' and '.join(taken)} leave no room within the {most} that maxSurge allows"

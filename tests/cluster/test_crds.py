@@ -137,6 +137,10 @@ GOOD: dict[str, Callable[[Object], None]] = {
                 "concurrency": 5,
                 "prompts": {"configMap": "prompts", "key": "lines.txt"},
             },
+            "with": [
+                {"pool": "prefill-v2", "role": "prefill"},
+                {"pool": "prefill-v1", "of": "v1", "role": "prefill"},
+            ],
         },
         *CAPACITY,
     ),
@@ -227,6 +231,17 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     "a window without a duration": (
         put([{"schedule": "0 9 * * mon"}], "strategy", "canary", "windows"),
         "duration",
+    ),
+    "a companion twice": (
+        put({"with": [{"pool": "p"}, {"pool": "p", "of": "v1"}]}, *CAPACITY),
+        "stands there twice",
+    ),
+    "a companion of itself": (put({"with": [{"pool": "p", "of": "p"}]}, *CAPACITY), "is the pool itself"),
+    "a companion that no pool is": (put({"with": [{"pool": ""}]}, *CAPACITY), "pool"),
+    "a role that is no label": (put({"with": [{"pool": "p", "role": "a b"}]}, *CAPACITY), "role"),
+    "the target as a companion": (
+        lambda spec: put({"with": [{"pool": spec["target"]["pool"]["name"]}]}, *CAPACITY)(spec),
+        "is the target",
     ),
     **{
         f"capacity with {field}: {value!r}": (put({field: value}, *CAPACITY), words)

@@ -16,6 +16,7 @@ from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import PatchKind
 from rollouts.objects import kinds
+from rollouts.objects.companions import WITH_LABEL
 from rollouts.objects.leaving import COST_ANNOTATION
 from rollouts.runtime.clock import SystemClock
 from tests.cluster.test_chart_on_server import controlling, install
@@ -96,6 +97,51 @@ async def test_pods_come_before_weight_and_go_after_it(whole, living, helm):
         await stage.until(lambda: _nothing_owed(stage), timeout=_PATIENCE)
     assert await replicas("v2") == 2
     assert max(count for count, _ in seen) <= 4
+
+
+async def test_prefill_comes_and_goes_with_its_decode(whole, living, helm):
+    """Two prefill pods to two of decode, by the label on their pools alone; the old ones go, decode first."""
+    objects = render_chart(helm, {"capacity": {"enabled": True}}, namespace=living)
+    await install(whole, [item for item in objects if item["kind"] in ROLES])
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{living}", "system:authenticated")
+    client = acting_as(whole, f"system:serviceaccount:{living}:r-inference-rollouts", groups)
+    stage, seen = Stage(whole, living, ""), list[tuple[int, int]]()
+    for version, pods in (("v1", 2), ("v2", 0)):
+        await stage.add_version(version, pods=pods)
+        await stage.add_version(f"prefill-{version}", pods=pods)
+        body = {"metadata": {"labels": {WITH_LABEL: version}}}
+        await whole.patch(kinds.POOL_V1, living, f"prefill-{version}", body, kind=PatchKind.MERGE)
+    consent = {"metadata": {"name": ROUTE, "annotations": {"inferencerollouts.dev/managed-by": NAME}}}
+    await stage.create(kinds.HTTP_ROUTE, ROUTE, _route(), **consent)
+    await stage.create(kinds.ROLLOUT, NAME, _rollout())
+
+    async def replicas(name: str) -> int:
+        return int((await whole.get(DEPLOYMENT, living, name))["spec"]["replicas"])
+
+    async def at(count: int, phase: str) -> bool:
+        there = await replicas("v2") == count and await replicas("prefill-v2") == count
+        return there and (await stage.status()).get("phase") == phase
+
+    async def gone() -> bool:
+        seen.append((await replicas("v1"), await replicas("prefill-v1")))
+        return seen[-1] == (0, 0) and await _nothing_owed(stage)
+
+    may = {"namespaces": (living,), "capacity_kinds": ("Deployment", "StatefulSet"), "leader_elect": False}
+    async with stub_gateway(whole.with_field_manager("gateway"), living), controlling(client, **may):
+        await stage.phase("Healthy", timeout=_PATIENCE)
+        await stage.retarget("v2")
+        await stage.until(lambda: at(1, "Paused"), timeout=_PATIENCE)
+        assert await stage.weights() == {"v1": 50, "v2": 50}
+        (companion,) = (await stage.status())["capacity"]["companions"]
+        assert (companion["stable"]["name"], companion["ready"]) == ("prefill-v1", 1)
+        status = await stage.status()
+        raw = f'{{"action":"promote","revision":"{status["canary"]["hash"]}","attempt":1,"at":"now"}}'
+        body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
+        await whole.patch(kinds.ROLLOUT, living, NAME, body, kind=PatchKind.MERGE)
+        await stage.until(lambda: at(2, "Healthy"), timeout=_PATIENCE)
+        await stage.until(gone, timeout=3 * _PATIENCE)
+    assert (2, 0) not in seen, "decode goes first"
+    assert (await replicas("v2"), await replicas("prefill-v2")) == (2, 2)
 
 
 async def _nothing_owed(stage: Stage) -> bool:

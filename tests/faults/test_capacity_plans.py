@@ -17,7 +17,7 @@ from rollouts.controller import gathering, warming, workloads
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
 from rollouts.controller.scaling import WorkloadScaler
-from rollouts.engine import converging, drains, lending, planning, scaling, wayback
+from rollouts.engine import converging, drains, lending, planning, scaling, shortage, wayback
 from rollouts.engine.rollout_status import ScaleDown
 from rollouts.units import FULL, ZERO
 from tests.kit.faults.capacity_plans import COMMON, capacity_plans, every_plan, late_plans
@@ -39,6 +39,10 @@ COLD = "capacity: warmed up: promoted in full while pods are not warm"
 SPARE = "capacity: one spare pod: promoted"
 REVERTED = "capacity: one spare pod: reverted at half"
 COMMANDED = "capacity: one spare pod: aborted by command at half"
+PREFILL = "capacity: prefill: promoted, and what prefill works on for the old pods is over"
+PREFILL_RETRIED = "capacity: prefill: aborted, then retried"
+PREFILL_THIRD = "capacity: prefill: another target at half"
+PREFILL_DELETED = "capacity: prefill: deleted in the middle"
 
 SAMPLE = 41
 """Every so many plans of a scenario are judged each time: about a dozen, of all kinds."""
@@ -71,6 +75,10 @@ def test_the_clean_run_keeps_every_invariant(name: str) -> None:
         (WARMED, 97),
         (SPARE, 149),
         (REVERTED, 149),
+        (PREFILL, 97),
+        (PREFILL_RETRIED, 149),
+        (PREFILL_THIRD, 97),
+        (PREFILL_DELETED, SAMPLE),
     ],
 )
 def test_a_sample_of_plans_breaks_nothing(name: str, every: int) -> None:
@@ -171,11 +179,7 @@ def _scaled_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unstored(patch: pytest.MonkeyPatch) -> None:
-    def claimed(draft: Any) -> Any:
-        capacity = draft.current.capacity
-        return capacity.stable_at_start, capacity.wanted
-
-    patch.setattr(scaling, "_stored", claimed)
+    patch.setattr(scaling, "_stored", lambda draft: scaling._numbers(draft.current.capacity))
     _scaled_first(patch)
 
 
@@ -266,7 +270,43 @@ def _marks_stay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(warming, "stops", dict)
 
 
+def _prefill_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(shortage, "known_pairs", lambda *_: ())
+
+
+def _prefill_first(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scaling, "_waits_for_others", lambda *_: "")
+
+
+def _prefill_stays(patch: pytest.MonkeyPatch) -> None:
+    real = scaling._owe
+
+    def alone(draft: Any, identity: Any, attempt: Any) -> None:
+        capacity = replace(attempt.capacity, companions=())
+        real(draft, identity, replace(attempt, capacity=capacity))
+
+    patch.setattr(scaling, "_owe", alone)
+
+
+def _prefill_of_stable_taken(patch: pytest.MonkeyPatch) -> None:
+    """With the first canary that loses stable's prefill goes, too."""
+    real = scaling._companion_owed
+
+    def wrong(*args: Any, is_canary: bool) -> ScaleDown:
+        del is_canary
+        return replace(real(*args, is_canary=False), of=None)
+
+    patch.setattr(scaling, "_companion_owed", wrong)
+    patch.setattr(scaling, "companions_in_use", lambda _: {})
+
+
 PLANTED = [
+    Planted("weight does not wait for prefill", _prefill_unseen, Invariant.PODS_FIRST, PREFILL),
+    Planted("prefill goes before its decode", _prefill_first, Invariant.DRAINED, PREFILL),
+    Planted("what prefill works on is not looked at", _work_unseen, Invariant.DRAINED, PREFILL),
+    Planted("the budget of prefill is not looked at", _budget_unseen, Invariant.GPUS, PREFILL_THIRD),
+    Planted("prefill of what lost is forgotten", _prefill_stays, Invariant.CONVERGED, PREFILL_DELETED),
+    Planted("an abort takes stable's prefill", _prefill_of_stable_taken, Invariant.OURS, PREFILL_RETRIED),
     Planted("pods that are not warm count as Ready", _cold_pods_count, Invariant.PODS_FIRST, WARMED),
     Planted("pods stay marked when nobody warms them up any more", _marks_stay, Invariant.ENDED, COLD),
     Planted("what stable's share needs is not looked at", _share_unseen, Invariant.FLOOR, SPARE),

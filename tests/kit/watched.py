@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import scaling
 from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WarmPods, WriteTraffic
-from rollouts.engine.capacity import carried, infeasible, least_stable, most_pods, pods_for, stable_pods_for
+from rollouts.engine.capacity import (
+    carried,
+    companion_pods,
+    infeasible,
+    least_stable,
+    most_pods,
+    pods_for,
+    stable_pods_for,
+)
 from rollouts.engine.observation import Draining
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
@@ -28,6 +38,8 @@ class Watched:
     size = 6
     usual = Capacity(scale_down_delay=timedelta(minutes=2), drain_timeout=timedelta(minutes=5))
     """What the spec says at the end where it says nothing."""
+    prefill: Mapping[Identity, Identity] = MappingProxyType({})
+    """Companions, by their pools: whose pods they work for."""
     crowded = True
     """People scale by hand, so that at the end there may be no room within any limit."""
 
@@ -82,6 +94,9 @@ class Watched:
         status = world.status
         assert status.stable is not None
         assert not fleet.managed_by, "an autoscaler's workload is never scaled"
+        if action.identity in self.prefill:
+            self._look_at_companion(action)
+            return
         if action.identity == status.stable.identity:
             self._look_at_stable(action)
         elif action.replicas >= fleet.replicas:
@@ -136,7 +151,51 @@ class Watched:
         status = self.world.status
         assert status.stable is not None
         canary = {status.current.canary.identity} if status.current and not status.aborted else set()
-        return {status.stable.identity, *canary, *(one.identity for one in status.scale_downs)} - {arm}
+        lost = (one.identity for one in status.scale_downs if one.of is None)
+        return {status.stable.identity, *canary, *lost} - {arm}
+
+    def _look_at_companion(self, action: ScaleWorkload) -> None:
+        """Of the canary up, of what lost down; stable's is never scaled."""
+        world, fleet = self.world, self.world.fleets[action.identity]
+        status = world.status
+        assert world.spec is not None
+        assert status.stable is not None
+        policy = world.spec.canary.capacity
+        assert policy is not None
+        version = self.prefill[action.identity]
+        assert version != status.stable.identity, "stable's companions keep their pods"
+        if action.replicas >= fleet.replicas:
+            self._look_at_companions_rise(action, policy)
+            return
+        assert any(one.identity == action.identity and one.decided for one in status.scale_downs)
+        owed = next(one for one in status.scale_downs if one.identity == action.identity)
+        assert world.share_of(version) == 0, "what works for one with weight is never scaled down"
+        idle = world.now - self.without_weight[version]
+        assert idle >= scaling.SETTLE
+        decode = world.fleets[version]
+        assert owed.of == action.identity or decode.replicas <= policy.scale_down_to, "decode goes first"
+        answers = fleet.in_flight != 0 and fleet.pods and idle < policy.drain_timeout
+        assert not answers, "no pod with work is taken away before the timeout"
+
+    def _look_at_companions_rise(self, action: ScaleWorkload, policy: Capacity) -> None:
+        world, fleet = self.world, self.world.fleets[action.identity]
+        capacity = world.current.capacity
+        assert capacity is not None
+        known = next(one for one in capacity.companions if one.canary == action.identity)
+        assert action.replicas <= known.wanted, "the number is stored before it is written"
+        lost = {one.identity for one in world.status.scale_downs if one.of is not None}
+        beside = (lost | {known.stable}) - {action.identity}
+        taken = sum(world.fleets[arm].taken for arm in beside) + action.replicas + fleet.ending
+        most = most_pods(known.stable_at_start, policy)
+        assert most is None or taken <= most, "no more pods than there is room for"
+        held = world.freeze or (world.turn and world.current.started_at is None)
+        assert world.current.skip_gates or not held, "no pods for who waits for others"
+
+    def _works(self, version: Identity, idle: timedelta, policy: Capacity) -> bool:
+        """Whether a companion of a version that lost may still work on requests of its pods."""
+        owed = {one.identity for one in self.world.status.scale_downs if one.of == version}
+        fleets = (self.world.fleets[arm] for arm in owed)
+        return idle < policy.drain_timeout and any(one.pods and one.in_flight != 0 for one in fleets)
 
     def _look_at_rise(self, action: ScaleWorkload) -> None:
         world, fleet = self.world, self.world.fleets[action.identity]
@@ -167,6 +226,7 @@ class Watched:
             return
         assert idle >= scaling.SETTLE
         assert not answers, "no pod with work is taken away before the timeout"
+        assert not self._works(action.identity, idle, policy), "what prefill works on is a request of decode"
 
     def _look_at_weight(self, action: WriteTraffic) -> None:
         world, canary = self.world, action.desired.canary
@@ -181,6 +241,9 @@ class Watched:
         if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
             needed = policy.min_replicas  # nobody else could serve
         assert world.fleets[canary].ready >= needed, "weight only when its pods are Ready"
+        for one in capacity.companions if world.current.started_at is not None else ():
+            beside = companion_pods(needed, one.stable_at_start, capacity.stable_at_start)
+            assert world.fleets[one.canary].ready >= beside, "and those that work for them"
 
     def _look_at_return(self, action: ReturnTraffic, status: RolloutStatus) -> None:
         """Stable gets as much as it has Ready pods for, where those can be waited for."""

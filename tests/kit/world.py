@@ -37,6 +37,7 @@ from rollouts.engine.observation import (
     ApprovalView,
     Blocker,
     Claim,
+    Companion,
     CrashView,
     DependencyView,
     FreezeView,
@@ -221,6 +222,8 @@ class World:
     unmatched: UnmatchedPods = field(default_factory=UnmatchedPods)
     fleets: dict[Identity, Fleet] = field(default_factory=dict)
     """Workloads that make the pods of pools; a pool without one has as many Ready pods as ``pools`` says."""
+    companions: dict[Identity, tuple[Companion, ...] | Blocker] = field(default_factory=dict)
+    """By version; their pools are in ``pools`` and ``fleets`` as well."""
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -307,6 +310,7 @@ class World:
                 arm: fleet.view(asked=any(one.identity == arm for one in self.status.drains))
                 for arm, fleet in self.fleets.items()
             },
+            companions=dict(self.companions),
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,

@@ -18,7 +18,7 @@ from rollouts.objects.workloads import AUTOSCALER
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import weights_of
 from tests.kit.faults.history import History, Record
-from tests.kit.faults.objects import RELEASES, ROUTE
+from tests.kit.faults.objects import PREFILL, PREFILL_RELEASES, RELEASES, ROUTE
 from tests.kit.faults.replay import Replay, ready_pictures
 from tests.kit.faults.simulation import Run
 
@@ -35,7 +35,10 @@ __all__ = [
 
 Object = dict[str, Any]
 
-_POOL_OF = {release: pool for pool, release in RELEASES.items()}
+_ALL = RELEASES | PREFILL_RELEASES
+_POOL_OF = {release: pool for pool, release in _ALL.items()}
+_VERSION_OF = {prefill: pool for pool, prefill in PREFILL.items()} | {pool: pool for pool in RELEASES}
+"""By pool: the one that requests are sent to, which for prefill is its decode."""
 
 
 @dataclass(slots=True)
@@ -128,31 +131,53 @@ class _World:
         found: Object = self.rollout["spec"]["strategy"]["canary"].get("capacity") or {}
         return found
 
-    def taken(self) -> int:
-        """GPUs that all versions take, or are about to; not those that were left to an autoscaler with their pods."""
+    def companion(self, pool: str) -> Object:
+        """What the status has of prefill, where the pool is the canary's or stable's."""
+        listed = (self.status.get("capacity") or {}).get("companions") or ()
+        found = (one for one in listed if pool in (one["stable"]["name"], one["canary"]["name"]))
+        return next(found, {})
+
+    def answers(self, pool: str) -> bool:
+        """Whether the pods of a version may work on something: decode for a client, or prefill for decode."""
+        version = _VERSION_OF[pool]
+        there = set(map(self.pods.get, self.pods))
+        return self.busy.get(version, 0) != 0 or (
+            self.busy.get(PREFILL[version], 0) != 0 and PREFILL_RELEASES[PREFILL[version]] in there
+        )
+
+    def taken(self, release: str) -> int:
+        """GPUs that all versions take, or are about to, with pods of this kind, prefill or decode; not those that were
+        left to an autoscaler with their pods."""
+        kind = RELEASES if _POOL_OF[release] in RELEASES else PREFILL_RELEASES
         arms = [
             self.status.get("stable"),
             None if self.status.get("aborted") else self.status.get("canary"),
             *(self.status.get("scaleDowns") or ()),
         ]
-        versions = {RELEASES.get(arm["name"], "") for arm in arms if arm}
+        names = {arm["name"] for arm in arms if arm}
+        versions = {
+            _ALL[name] for name in names | {PREFILL.get(name, name) for name in names} if name in _ALL
+        }
         # What somebody scaled up, or was left with its pods, counts while it is a version of the Rollout.
         counted = versions if self.left else set(self.replicas) - (self.theirs - versions)
         return sum(
             max(number, sum(one == release for one in self.pods.values()))
             for release, number in self.replicas.items()
-            if release in counted
+            if release in counted and _POOL_OF[release] in kind
         )
 
-    def most(self) -> float:
-        """N + maxSurge by the stored status and spec; without maxSurge there is no limit."""
+    def most(self, release: str) -> float:
+        """N + maxSurge by the stored status and spec, of prefill by its own N; without maxSurge there is no limit."""
+        surge = self.capacity.get("maxSurge")
+        if _POOL_OF[release] in PREFILL_RELEASES:
+            stable = self.companion(_POOL_OF[release]).get("stableAtStart", 0)
+            return math.inf if surge is None else stable + _pods(surge, stable)
         lent = self.status.get("stableScale") or {}
         if lent.get("returning"):
             return (
                 lent["most"] if self.capacity else 0
             ) or math.inf  # taken out: nobody sets a limit any more
         stable = (self.status.get("capacity") or {}).get("stableAtStart", 0)
-        surge = self.capacity.get("maxSurge")
         return math.inf if surge is None else stable + _pods(surge, stable)
 
 
@@ -176,9 +201,12 @@ def too_many_pods(run: Run) -> Iterator[str]:
             continue
         live = sum(one == release for one in world.pods.values())
         ending = sum(world.pods.get(name) == release for name in world.ending)
-        taken = world.taken() - max(before, live) + max(after + ending, live)
-        if taken > world.most():
-            yield f"{release} scaled to {after} at {record.seconds:g} s: {taken} pods, {world.most()} may be"
+        taken, most = (
+            world.taken(release) - max(before, live) + max(after + ending, live),
+            world.most(release),
+        )
+        if taken > most:
+            yield f"{release} scaled to {after} at {record.seconds:g} s: {taken} pods, {most} may be"
 
 
 def wrong_workloads(run: Run) -> Iterator[str]:
@@ -186,7 +214,7 @@ def wrong_workloads(run: Run) -> Iterator[str]:
     for world, record, before, after in _scales(run.history):
         release, stable = record.change.name, (world.status.get("stable") or {}).get("name")
         gives = (world.status.get("stableScale") or {}).get("name") == stable
-        if _POOL_OF[release] == stable and not gives:
+        if _VERSION_OF[_POOL_OF[release]] == stable and not (gives and _POOL_OF[release] == stable):
             yield f"stable's {release} scaled from {before} to {after} at {record.seconds:g} s"
         # What appears in the very moment of a write is heard of after it.
         heard = record.seconds - run.history.staleness > world.autoscaled.get(release, math.inf)
@@ -202,7 +230,9 @@ def unstored_scales(run: Run) -> Iterator[str]:
         wanted = (world.status.get("capacity") or {}).get("wanted", 0)
         is_canary = (world.status.get("canary") or {}).get("name") == pool
         lent = world.status.get("stableScale") or {}
+        beside = world.companion(pool)
         may_rise = is_canary and after <= wanted
+        may_rise |= (beside.get("canary") or {}).get("name") == pool and after <= beside.get("wanted", 0)
         may_rise |= lent.get("name") == pool and after <= lent.get("wanted", 0)
         may_fall = pool in decided or (pool in world.draining and world.draining[pool][0] <= after)
         if (after > before and not may_rise) or (after < before and not may_fall):
@@ -213,9 +243,13 @@ def undrained(run: Run) -> Iterator[str]:
     """Pods taken away that have weight, or work before the timeout."""
     for world, record, before, after in _scales(run.history):
         pool = _POOL_OF[record.change.name]
+        version = _VERSION_OF[pool]
         if after >= before:
             continue
         lent = world.status.get("stableScale") or {}
+        owed = [one["name"] for one in world.status.get("scaleDowns") or ()]
+        if pool != version and version in owed and world.replicas[RELEASES[version]]:
+            yield f"{pool} scaled down at {record.seconds:g} s, before the pods of {version} that it works for"
         timeout = _seconds(world.capacity.get("drainTimeout", "30m"))
         if lent.get("returning"):
             timeout = lent.get("drainSeconds", 1800)  # no edit makes a return longer
@@ -224,11 +258,11 @@ def undrained(run: Run) -> Iterator[str]:
             if world.busy.get(pool, 0) != 0 and asked < timeout - 1:  # statuses have whole seconds
                 yield f"{pool} scaled down at {record.seconds:g} s, {asked:g} s after it was to drain, while it answers"
             continue
-        if world.shares.get(pool):
-            yield f"{pool} scaled down at {record.seconds:g} s with weight {world.shares[pool]}"
+        if world.shares.get(version):
+            yield f"{pool} scaled down at {record.seconds:g} s with weight {world.shares[version]}"
             continue
-        idle = record.seconds - world.without_weight.get(pool, 0.0)
-        if world.busy.get(pool, 0) != 0 and idle < timeout:
+        idle = record.seconds - world.without_weight.get(version, 0.0)
+        if world.answers(pool) and idle < timeout:
             yield f"{pool} scaled down at {record.seconds:g} s, {idle:g} s after its weight, while it answers"
 
 
@@ -236,7 +270,7 @@ def too_few_pods(run: Run) -> Iterator[str]:
     """Pods taken from a version that its share needs, or that minStable keeps."""
     for world, record, before, after in _scales(run.history):
         pool, lent = _POOL_OF[record.change.name], world.status.get("stableScale")
-        if after >= before or not lent:
+        if after >= before or not lent or pool not in RELEASES:
             continue
         n, headroom = lent["full"], Fraction(world.capacity.get("headroom", 1)).limit_denominator(1000)
         total = sum(world.shares.values()) or 1
@@ -292,6 +326,12 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
         most = max(map(len, ready_pictures(run.history, replay, record.seconds, warm=warm)))
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} pods"
+        for one in (replay.status.get("capacity") or {}).get("companions") or ():
+            beside = math.ceil(Fraction(needed * one.get("stableAtStart", 0), stable)) if stable else 0
+            pool = one["canary"]["name"]
+            there = max(map(len, ready_pictures(run.history, replay, record.seconds, pool)))
+            if there < beside:
+                yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {there} of {beside} pods of {pool}"
 
 
 def _kept_from_requests(history: History) -> Iterator[str]:
@@ -302,6 +342,19 @@ def _kept_from_requests(history: History) -> Iterator[str]:
             annotations = (record.after.get("metadata") or {}).get("annotations") or {}
             marked[record.change.name] = annotations.get(DRAINING_ANNOTATION, "")
     yield from (f"{name} ends as {mark!r}" for name, mark in marked.items() if mark.endswith("warms it up"))
+
+
+def _ended_without_prefill(world: _World, stable: str) -> Iterator[str]:
+    """A stable version whose prefill went, and losers that keep theirs without decode."""
+    for release, number in world.replicas.items():
+        pool = _POOL_OF[release]
+        decode = RELEASES[_VERSION_OF[pool]]
+        if pool in RELEASES or (world.autoscaled or world.left or world.theirs or not world.capacity):
+            continue
+        if decode == stable and not number:
+            yield f"stable's {release} ends with no replicas"
+        if decode != stable and number and not world.replicas.get(decode) and not world.capacity.get("to"):
+            yield f"{release} ends with {number} replicas, and its decode with none"
 
 
 def ended_elsewhere(run: Run) -> Iterator[str]:
@@ -330,6 +383,7 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
         yield f"stable's {stable} ends with {world.replicas.get(stable)} of {world.owed[stable]} replicas"
     if not world.replicas.get(stable):
         yield f"stable's {stable} ends with no replicas"
+    yield from _ended_without_prefill(world, stable)
     asked = {RELEASES[one["name"]] for one in status.get("history") or () if one["name"] in RELEASES}
     if world.autoscaled or world.left or not world.capacity:
         return

@@ -10,7 +10,17 @@ from rollouts.objects.workloads import AUTOSCALER
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT, Deployments, autoscaler_object, deployment_object
 from tests.kit.faults.moves import at_step, both, command, delete, gone, healthy_on, phase, reason, retarget
-from tests.kit.faults.objects import CANARY, RELEASES, STABLE, THIRD, base_objects, rollout_object
+from tests.kit.faults.objects import (
+    CANARY,
+    PREFILL,
+    PREFILL_RELEASES,
+    RELEASES,
+    STABLE,
+    THIRD,
+    base_objects,
+    prefill_object,
+    rollout_object,
+)
 from tests.kit.faults.simulation import Act, Condition, Move, Scenario, Simulation
 
 __all__ = ["CAPACITY_SCENARIOS", "autoscaler", "busy", "gpus", "kill_pod", "lent", "replicas", "settled"]
@@ -19,6 +29,7 @@ Object = dict[str, Any]
 
 PODS = 4
 """Of stable, at the start."""
+_RELEASES = RELEASES | PREFILL_RELEASES
 _WAITING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 _CAPACITY: Object = {"scaleDown": {"delay": "1m"}, "drainTimeout": "3m"}
 
@@ -31,7 +42,7 @@ def busy(pool: str, requests: int | None) -> Act:
 def replicas(pool: str, number: int, manager: str = "argocd-controller") -> Act:
     """Somebody scales the Deployment behind a pool."""
     body = {"spec": {"replicas": number}}
-    return lambda sim: sim.cluster.merge(DEPLOYMENT, RELEASES[pool], body, manager=manager)
+    return lambda sim: sim.cluster.merge(DEPLOYMENT, _RELEASES[pool], body, manager=manager)
 
 
 def autoscaler(pool: str) -> Act:
@@ -40,11 +51,11 @@ def autoscaler(pool: str) -> Act:
 
 
 def _scaled(sim: Simulation, pool: str) -> bool:
-    return sim.cluster.get(AUTOSCALER, RELEASES[pool]) is not None
+    return sim.cluster.get(AUTOSCALER, _RELEASES[pool]) is not None
 
 
 def _make_autoscaler(sim: Simulation, pool: str) -> None:
-    sim.cluster.create(AUTOSCALER, autoscaler_object(RELEASES[pool]))
+    sim.cluster.create(AUTOSCALER, autoscaler_object(_RELEASES[pool]))
 
 
 def kill_pod(pool: str) -> Act:
@@ -52,18 +63,19 @@ def kill_pod(pool: str) -> Act:
 
     def act(sim: Simulation) -> None:
         assert sim.cluster.deployments is not None
-        sim.cluster.deployments.kill(RELEASES[pool])
+        sim.cluster.deployments.kill(_RELEASES[pool])
 
     return act
 
 
 def _replicas(sim: Simulation, pool: str) -> int:
-    return int((sim.cluster.get(DEPLOYMENT, RELEASES[pool]) or {"spec": {}})["spec"].get("replicas", 1))
+    return int((sim.cluster.get(DEPLOYMENT, _RELEASES[pool]) or {"spec": {}})["spec"].get("replicas", 1))
 
 
 def settled(**pools: int) -> Condition:
     """Replicas of pools by their role, with nothing left to be scaled down."""
     names = {"stable": STABLE, "canary": CANARY, "third": THIRD}
+    names |= {f"{role}_prefill": PREFILL[pool] for role, pool in names.items()}
 
     def holds(sim: Simulation) -> bool:
         scaled = all(_replicas(sim, names[role]) == number for role, number in pools.items())
@@ -91,7 +103,14 @@ ONE_SPARE: Object = {"maxSurge": 1, "minStable": 1}
 
 
 def _scenario(
-    name: str, moves: list[Move], goal: Condition, *, gpus: int = 16, stride: int = 2, **capacity: Any
+    name: str,
+    moves: list[Move],
+    goal: Condition,
+    *,
+    gpus: int = 16,
+    stride: int = 2,
+    prefill: int = 0,
+    **capacity: Any,
 ) -> Scenario:
     rollout = rollout_object(
         _WAITING, canary={"capacity": {**_CAPACITY, **capacity}}, rollbackWindow={"duration": "1h"}
@@ -102,6 +121,10 @@ def _scenario(
         base_objects(cluster, copy.deepcopy(rollout), pods=False)
         for pool, release in RELEASES.items():
             cluster.create(DEPLOYMENT, deployment_object(release, PODS if pool == STABLE else 0))
+            if prefill:
+                cluster.create(kinds.POOL_X, prefill_object(pool))
+                beside = deployment_object(PREFILL_RELEASES[PREFILL[pool]], prefill if pool == STABLE else 0)
+                cluster.create(DEPLOYMENT, beside)
         cluster.deployments.react(at_once=True)
 
     return Scenario(
@@ -266,6 +289,57 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             both(phase("Aborted"), settled()),
             gpus=PODS + 1,
             **ONE_SPARE,
+        ),
+        _scenario(
+            "prefill: promoted, and what prefill works on for the old pods is over",
+            [
+                Move(when=at_step(1), act=busy(PREFILL[STABLE], 3), after=2),
+                _GO_ON,
+                Move(when=healthy_on(CANARY), act=busy(PREFILL[STABLE], 0), after=100),
+            ],
+            both(
+                healthy_on(CANARY),
+                settled(stable=0, canary=PODS, stable_prefill=0, canary_prefill=2),
+            ),
+            prefill=2,
+            maxSurge="100%",
+        ),
+        _scenario(
+            "prefill: aborted, then retried",
+            [
+                Move(when=at_step(1), act=command("abort"), after=5),
+                Move(
+                    when=both(phase("Aborted"), settled(canary=0, canary_prefill=0)),
+                    act=command("retry", tag="t2"),
+                    after=20,
+                ),
+                Move(when=at_step(1), act=command("promote", tag="t3"), after=5),
+            ],
+            both(
+                healthy_on(CANARY),
+                settled(stable=0, canary=PODS, stable_prefill=0, canary_prefill=2),
+            ),
+            prefill=2,
+        ),
+        _scenario(
+            "prefill: another target at half",
+            [
+                _GO_ON,
+                Move(when=reason("WaitingForPods"), act=retarget(THIRD), after=2),
+                Move(when=at_step(1), act=command("promote", tag="t2"), after=15),
+            ],
+            both(
+                healthy_on(THIRD),
+                settled(stable=0, canary=0, third=PODS, stable_prefill=0, canary_prefill=0, third_prefill=2),
+            ),
+            prefill=2,
+            maxSurge="100%",
+        ),
+        _scenario(
+            "prefill: deleted in the middle",
+            [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=15)],
+            both(gone, settled(stable=PODS, canary=0, stable_prefill=2, canary_prefill=0)),
+            prefill=2,
         ),
         _scenario(
             "a plan that cannot be met",

@@ -20,6 +20,8 @@ __all__ = [
     "GUARD",
     "MODEL",
     "PARENTS",
+    "PREFILL",
+    "PREFILL_RELEASES",
     "RELEASES",
     "ROUTE",
     "SHARED",
@@ -35,6 +37,7 @@ __all__ = [
     "carrier_object",
     "freeze_object",
     "pool_object",
+    "prefill_object",
     "rollout_object",
     "service_object",
     "service_objects",
@@ -59,6 +62,9 @@ ADAPTER_OF = {STABLE: "travel-helper-v1", CANARY: "travel-helper-v2", THIRD: "tr
 GROUP = "mymodel-group"
 """The routing group of KServe, whose members have the names of the pools."""
 RELEASES = {STABLE: "qwen", CANARY: "deepseek-r1", THIRD: "llama"}
+PREFILL = {STABLE: "prefill-v1", CANARY: "prefill-v2", THIRD: "prefill-v3"}
+"""Companions of the pools, by these: pools whose pods work for theirs, and that no route names."""
+PREFILL_RELEASES = {PREFILL[pool]: f"{release}-prefill" for pool, release in RELEASES.items()}
 _GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 
 
@@ -142,10 +148,17 @@ def pool_object(name: str) -> Object:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "targetPortNumber": 8000,
-            "selector": {"app": "custom-serving", "release": RELEASES[name]},
+            "selector": {"app": "custom-serving", "release": (RELEASES | PREFILL_RELEASES)[name]},
             "extensionRef": {"name": f"{name}-epp"},
         },
     }
+
+
+def prefill_object(pool: str) -> Object:
+    """The companion of a pool, which its label names."""
+    found = pool_object(PREFILL[pool])
+    found["metadata"]["labels"] = {"inferencerollouts.dev/with": pool}
+    return found
 
 
 def backend_ref(name: str, weight: int) -> Object:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, CompanionPool, PodCount, WarmUp
 
 PATH = "spec.strategy.canary.capacity"
 
@@ -44,6 +44,12 @@ def rollout(capacity: Any, **target: Any) -> dict[str, Any]:
             Capacity(drain_timeout=timedelta(hours=1), scale_down_delay=timedelta(0), scale_down_to=2),
         ),
         ({"scaleDown": {}}, Capacity()),
+        (
+            {"with": [{"pool": "p2"}, {"pool": "p1", "of": "v1", "role": "prefill"}]},
+            Capacity(
+                companions=(CompanionPool(pool="p2"), CompanionPool(pool="p1", of="v1", role="prefill"))
+            ),
+        ),
         ({"warmUp": {}}, Capacity(warm_up=WarmUp(requests=20, concurrency=2))),
         (
             {"warmUp": {"requests": 4, "concurrency": 4, "prompts": {"configMap": "c", "key": "k"}}},
@@ -85,6 +91,11 @@ def test_what_is_written_is_read(written: Any, read: Capacity | None) -> None:
         ({"warmUp": {"requests": 1}}, f"{PATH}.warmUp.concurrency"),
         ({"warmUp": {"prompts": {"configMap": "c"}}}, f"{PATH}.warmUp.prompts.key"),
         ({"warmUp": {"prompts": {"configMap": "c", "key": "a/b"}}}, f"{PATH}.warmUp.prompts.key"),
+        ({"with": [{"pool": ""}]}, f"{PATH}.with[0].pool"),
+        ({"with": [{"pool": "p"}, {"pool": "p", "of": "v1"}]}, f"{PATH}.with[1].pool"),
+        ({"with": [{"pool": "p", "of": "p"}]}, f"{PATH}.with[0].of"),
+        ({"with": [{"pool": "v2"}]}, f"{PATH}.with[0].pool"),
+        ({"with": [{"pool": "p", "role": "a b"}]}, f"{PATH}.with[0].role"),
         ([], PATH),
     ],
     ids=repr,

@@ -252,3 +252,55 @@ def test_a_warm_up_is_told(tmp_path):
     said = plan(tmp_path, STEPS, "--stable-pods=8", capacity={"warmUp": {"requests": 5}}).output
 
     assert "Warm-up: each pod answers 5 requests before it counts, 2 at a time." in " ".join(said.split())
+
+
+PREFILL = [
+    {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": "prefill-v2", "labels": {"inferencerollouts.dev/with": "v2"}},
+        "spec": {"selector": {"matchLabels": {"release": "prefill-v2"}}},
+    },
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "prefill-v2"},
+        "spec": {
+            "template": {
+                "metadata": {"labels": {"release": "prefill-v2"}},
+                "spec": {"containers": [{"name": "vllm", "resources": {"limits": {"nvidia.com/gpu": 1}}}]},
+            }
+        },
+    },
+]
+
+
+def with_prefill(folder, monkeypatch, *words, **capacity):
+    monkeypatch.setattr("tests.unit.cli.test_plan.FLEET", [*FLEET, *PREFILL])
+    return " ".join(with_fleet(folder, *words, capacity={"scaleDown": {"delay": "1h"}, **capacity}).split())
+
+
+def test_companions_are_planned_with_their_own_gpus(tmp_path, monkeypatch):
+    said = with_prefill(tmp_path, monkeypatch, "--companion-pods=4")
+
+    assert "With it: prefill-v2 1 at 25%, 2 at 50%, 4 at 100%, beside 4 of stable's." in said
+    # As without them, and 1 + 4 pods for an hour, 2 + 4 for two, 4 + 4 for one, of a GPU each.
+    assert "GPU-hours: 225 from the first weight" in said
+
+
+def test_companions_of_which_nobody_says_how_many_there_are_are_named(tmp_path, monkeypatch):
+    said = with_prefill(tmp_path, monkeypatch)
+
+    assert "With it: prefill-v2, as many per pod as stable's companion has: `--companion-pods` says" in said
+    assert "GPU-hours: 200 " in said
+
+
+@pytest.mark.parametrize(
+    ("capacity", "line"),
+    [
+        ({"maxSurge": 8}, "CapacityInfeasible: prefill-v2: 12 pods at 100% and all 12 of stable's are 24"),
+        ({"maxSurge": 1, "minStable": 1}, "DrainNotControllable: stable gives no pods"),
+    ],
+)
+def test_a_plan_that_companions_do_not_fit_into(tmp_path, monkeypatch, capacity, line):
+    assert line in with_prefill(tmp_path, monkeypatch, "--companion-pods=12", **capacity)

@@ -152,3 +152,23 @@ def test_an_aborted_canary_wants_no_pods():
         line for head, line in explanation(obj, [], NOW, pods={"v2": PodsSeen(ready=0)}) if head == "Pods"
     ]
     assert told == ["canary v2 has 0 Ready pods. aborted, wants no pods", "stable v1: 8 at the start"]
+
+
+def test_companions_stand_beside_their_versions():
+    beside = {
+        "role": "prefill",
+        "stable": {"kind": "InferencePool", "name": "prefill-v1"},
+        "canary": {"kind": "InferencePool", "name": "prefill-v2"},
+        "stableAtStart": 4,
+        "wanted": 2,
+        "ready": 1,
+        "pending": 1,
+    }
+    status = {**STATUS, "capacity": {**STATUS["capacity"], "companions": [beside]}}
+    told = {f"{one.role} {one.name}": one.words for one in arm_counts(status)}
+
+    assert told["canary's prefill prefill-v2"] == "1 of 2 Ready, 1 Pending"
+    assert told["stable's prefill prefill-v1"] == "4 at the start"
+    assert pods_brief(status) == "2/4 (2 Pending)"
+    aborted = {**status, "aborted": {"reason": "GateFailed"}}
+    assert not any("prefill" in one.role for one in arm_counts(aborted))

@@ -180,3 +180,60 @@ async def test_prompts_that_cannot_be_used_are_told_of_a_cluster(name):
 
     assert [one.level for one in found] == ([Level.BAD] if words else [])
     assert all(words in one.text for one in found)
+
+
+# --- prefill beside decode -------------------------------------------------------------------------
+
+
+def companion(name: str, of: str, role: str = "") -> list[dict[str, Any]]:
+    labels = {"inferencerollouts.dev/with": of} | ({"inferencerollouts.dev/role": role} if role else {})
+    pool = {**POOL, "metadata": {"name": name, "labels": labels}}
+    return [
+        {**pool, "spec": {**POOL["spec"], "selector": {"matchLabels": {"release": name}}}},
+        deployment(f"vllm-{name}", release=name),
+    ]
+
+
+BESIDE: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "one": (companion("p2", "v2"), ""),
+    "one without a workload": (companion("p2", "v2")[:1], "InferencePool p2: no workload has a Pod template"),
+    "two of one role": (
+        [*companion("p2", "v2"), *companion("p3", "v2")],
+        "v2 has two companions: p2 and p3: give each a role",
+    ),
+    "two of two roles": ([*companion("p2", "v2", "prefill"), *companion("p3", "v2", "encode")], ""),
+    "of somebody else": (companion("p2", "v9")[:1], ""),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_companions_in_files_are_looked_at_as_their_versions_are(name):
+    objects, words = BESIDE[name]
+    found = [
+        one for one in lint_documents([rollout(), POOL, deployment(), *objects]) if one.rule == "capacity"
+    ]
+
+    assert [one.severity for one in found] == ([Severity.PROBLEM] if words else [])
+    assert all(words in one.text for one in found)
+
+
+def test_a_listed_pool_that_the_files_lack_is_told_where_it_is_listed():
+    listing = rollout(capacity={"with": [{"pool": "p9"}]})
+    found = [one for one in lint_documents([listing, POOL, deployment()]) if "p9" in one.text]
+
+    assert [one.path for one in found] == [
+        ("spec", "strategy", "canary", "capacity", "with", 0, "pool"),
+    ]
+
+
+async def test_doctor_names_the_version_that_has_no_companion():
+    cluster = stored(sound(), [POOL, deployment(), *companion("p2", "v2")])
+    status = {"phase": "Healthy", "stable": {"kind": "InferencePool", "name": "v1", "hash": "a" * 64}}
+    cluster.objects[kinds.ROLLOUT]["demo"]["status"] = status
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+    found = [one for one in checks if "p2" in one.text]
+
+    assert [(one.level, one.text) for one in found] == [
+        (Level.BAD, "Rollout demo: InferencePool p2 belongs to v2, and v1 has no such companion")
+    ]
+    assert found[0].fix.startswith("label its pool inferencerollouts.dev/with: v1, or name it")

@@ -1,0 +1,144 @@
+"""Pools whose pods work for those of a version, and move in step with them: prefill beside decode (design section 14).
+
+Each version has companions of its own; stable's and the canary's are told to be alike by their role. The canary's has
+as many pods per pod of the canary as stable's has per pod of stable. Requests reach a companion from the version's own
+pods, past every picker, so that none can be kept from a single pod of it: where versions have companions stable gives
+no pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rollouts.engine.capacity import companion_infeasible, companion_pods, pods_for
+from rollouts.engine.draft import Draft
+from rollouts.engine.moving import same_pool
+from rollouts.engine.observation import Blocker, Companion, WorkloadView
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import Capacity
+from rollouts.engine.rollout_status import ScaleDown
+from rollouts.engine.versions import Identity
+from rollouts.units import FULL
+
+__all__ = ["Pair", "companions_in_use", "known_pairs", "pairs", "ready_units", "too_large", "versions_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The companions of one role: stable's, which had ``pods`` at the start, and the canary's."""
+
+    role: str
+    stable: Identity
+    canary: Identity
+    pods: int
+
+    def needed(self, pods: int, stable: int) -> int:
+        """Pods of the canary's for so many of the canary, where stable has N."""
+        return companion_pods(pods, self.pods, stable)
+
+
+def pairs(draft: Draft, canary: Identity) -> tuple[Pair, ...] | Blocker:
+    """The companions of both versions, by role; why they are not known, or do not go together.
+
+    From the first step on those that the attempt began with, whatever labels and ``with`` say by now.
+    """
+    current = draft.status.current
+    if current is not None and current.started_at is not None and current.capacity is not None:
+        return tuple(
+            Pair(
+                role=one.role,
+                stable=_present(draft, draft.stable.identity, one.stable),
+                canary=_present(draft, canary, one.canary),
+                pods=one.stable_at_start,
+            )
+            for one in current.capacity.companions
+        )
+    return _observed(draft, canary)
+
+
+def known_pairs(draft: Draft, canary: Identity) -> tuple[Pair, ...]:
+    """``pairs``; none where they are not known."""
+    found = pairs(draft, canary)
+    return () if isinstance(found, Blocker) else found
+
+
+def _present(draft: Draft, arm: Identity, stored: Identity) -> Identity:
+    """A pool that the attempt began with, in the API group that it has by now."""
+    found = draft.obs.companions.get(arm, ())
+    there = () if isinstance(found, Blocker) else found
+    moved = (one.identity for one in there if same_pool(one.identity, stored))
+    return stored if stored in draft.obs.workloads else next(moved, stored)
+
+
+def _observed(draft: Draft, canary: Identity) -> tuple[Pair, ...] | Blocker:
+    stable, found = draft.stable.identity, list[dict[str, Companion]]()
+    for arm in (canary, stable):
+        there = draft.obs.companions.get(arm, ())
+        if isinstance(there, Blocker):
+            return there
+        found.append({one.role: one for one in there})
+    mine, theirs = found
+    for one, other, have, lack in ((mine, theirs, canary, stable), (theirs, mine, stable, canary)):
+        for role in sorted(one.keys() - other.keys()):
+            return _alone(one[role], have, lack)
+    return tuple(
+        Pair(role=role, stable=there.identity, canary=mine[role].identity, pods=_pods(draft, there.identity))
+        for role, there in sorted(theirs.items())
+    )
+
+
+def _alone(companion: Companion, have: Identity, lack: Identity) -> Blocker:
+    role = f" of role {companion.role}" if companion.role else ""
+    message = (
+        f"{have.name} has the companion {companion.identity.name}{role}, and {lack.name} has none{role}: label its "
+        f"pool inferencerollouts.dev/with: {lack.name}, or name it in capacity.with (pool, of: {lack.name}); where "
+        f"{lack.name} needs none, take label and entry of {companion.identity.name} away and scale it by hand"
+    )
+    return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
+
+
+def _pods(draft: Draft, companion: Identity) -> int:
+    view = draft.obs.workloads.get(companion, WorkloadView())
+    return max(draft.obs.ready(companion), view.replicas)
+
+
+def too_large(draft: Draft, canary: Identity, stable: int, policy: Capacity) -> str | None:
+    """Why a companion of the canary cannot come to what 100 % needs beside all of stable's; None when each can."""
+    found, lead = known_pairs(draft, canary), pods_for(FULL, stable, policy)
+    needs = {pair: pair.needed(lead, stable) for pair in found}
+    enough = max(lead, *needs.values()) if needs else lead
+    for pair, needed in needs.items():
+        if (wrong := companion_infeasible(needed, pair.pods, policy, enough)) is not None:
+            return f"{pair.canary.name} beside {pair.stable.name}: {wrong}"
+    return None
+
+
+def ready_units(draft: Draft, canary: Identity, stable: int) -> int:
+    """Ready pods of the canary that have their companions' as well."""
+    units = draft.obs.ready(canary)
+    for pair in known_pairs(draft, canary):
+        if pair.pods and stable:
+            units = min(units, draft.obs.ready(pair.canary) * stable // pair.pods)
+    return units
+
+
+def companions_in_use(draft: Draft) -> dict[Identity, str]:
+    """Companions of the versions that may serve, with their roles: by the attempt, and as they are named now."""
+    status, current = draft.status, draft.status.current
+    arms = [arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm]
+    found = {one.identity: one.role for arm in arms for one in _there(draft, arm)}
+    if current is not None and current.capacity is not None and current.aborted is None:
+        for one in current.capacity.companions:
+            found |= {one.stable: one.role, one.canary: one.role}
+    return found
+
+
+def _there(draft: Draft, arm: Identity) -> tuple[Companion, ...]:
+    found = draft.obs.companions.get(arm, ())
+    return () if isinstance(found, Blocker) else found
+
+
+def versions_of(scale_downs: Iterable[ScaleDown]) -> Iterator[Identity]:
+    """What lost, without its companions: those count beside each other."""
+    return (one.identity for one in scale_downs if one.of is None)

@@ -1,0 +1,205 @@
+"""Which pools work for those of a version: what pools and the Rollout say, and who looks again when they say else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.controller.draining import PodDrains
+from rollouts.controller.wakes import on_rollout_change
+from rollouts.controller.workloads import WorkloadViews
+from rollouts.engine.attempt import Attempt, AttemptCapacity, CompanionCapacity
+from rollouts.engine.observation import Blocker
+from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.versions import Identity
+from rollouts.objects import kinds
+from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL
+from rollouts.runtime.objects import ObjectKey
+from tests.unit.controller.test_workloads import GROUP, V1, V2, Busy, Cluster
+
+P1, P2 = (Identity(kind="InferencePool", group=GROUP, name=name) for name in ("p1", "p2"))
+Object = dict[str, Any]
+
+
+def cluster(**labels: dict[str, str]) -> Cluster:
+    """Two versions and two more pools, each with its Deployment; ``labels`` by pool."""
+    made = Cluster()
+    for name in ("v1", "v2", "p1", "p2"):
+        label(made, name, **labels.get(name, {}))
+        made.workload(f"vllm-{name}", labels={"app": name}, replicas=2)
+    return made
+
+
+def label(made: Cluster, name: str, of: str = "", role: str = "", group: str = GROUP) -> None:
+    labels = {WITH_LABEL: of, ROLE_LABEL: role}
+    resource = kinds.POOL_V1 if group == GROUP else kinds.POOL_X
+    made.put(
+        resource,
+        name,
+        metadata={"labels": {key: value for key, value in labels.items() if value}},
+        spec={"selector": {"matchLabels": {"app": name}}, "targetPorts": [{"number": 8000}]},
+    )
+
+
+def rollout(*listed: Object, name: str = "demo", target: str = "v2") -> Object:
+    spec = {
+        "target": {"pool": {"name": target}},
+        "traffic": {"httpRoutes": [{"name": "r"}]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {"with": list(listed)}}},
+    }
+    return {"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec}
+
+
+def parsed(*listed: Object, **status: Any) -> ParsedRollout:
+    found = parse_rollout(rollout(*listed))
+    assert found.problems == ()
+    return replace(found, status=RolloutStatus(stable=revision_of(V1, ""), **status))
+
+
+def views(made: Cluster) -> WorkloadViews:
+    return WorkloadViews(made.caches, Busy(), {}, PodDrains(made.client, made.caches, made.clock, Busy()))
+
+
+def found(made: Cluster, *listed: Object) -> dict[str, Any]:
+    """By version, the pools by role; or what is wrong."""
+    companions = views(made).companions(parsed(*listed), V2)
+    return {
+        arm.name: there.message
+        if isinstance(there, Blocker)
+        else {one.role: one.identity.name for one in there}
+        for arm, there in companions.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "listed"),
+    [
+        ({"p1": {"of": "v1"}, "p2": {"of": "v2"}}, []),
+        ({}, [{"pool": "p1", "of": "v1"}, {"pool": "p2"}]),
+        ({"p1": {"of": "v1"}}, [{"pool": "p2"}]),
+        ({"p1": {"of": "v1"}, "p2": {"of": "v2"}}, [{"pool": "p2", "of": "v2"}]),
+    ],
+)
+def test_each_version_finds_its_own(labels: dict[str, Any], listed: list[Object]) -> None:
+    assert found(cluster(**labels), *listed) == {"v1": {"": "p1"}, "v2": {"": "p2"}}
+
+
+def test_roles_come_from_the_label_or_from_the_list() -> None:
+    made = cluster(p1={"of": "v2", "role": "prefill"}, p2={"of": "v2", "role": "x"})
+
+    assert found(made, {"pool": "p2", "role": "encode"})["v2"] == {"prefill": "p1", "encode": "p2"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "listed", "version", "words"),
+    [
+        (
+            {},
+            [{"pool": "p9"}],
+            "v2",
+            "InferencePool p9, which belongs to v2 by capacity.with, does not exist",
+        ),
+        (
+            {"p1": {"of": "v2"}, "p2": {"of": "v2"}},
+            [],
+            "v2",
+            "v2 has two companions: p1 and p2: give each a role",
+        ),
+        ({"p1": {"of": "v1"}}, [{"pool": "p1"}], "v1", "p1 belongs to v1 by its label"),
+        ({"p1": {"of": "v1"}}, [{"pool": "p1"}], "v2", "p1 belongs to v1 by its label"),
+        ({"v2": {"of": "v2"}}, [], "v2", "InferencePool v2 is its own companion"),
+    ],
+)
+def test_what_nobody_can_tell_is_said(
+    labels: dict[str, Any], listed: list[Object], version: str, words: str
+) -> None:
+    said = found(cluster(**labels), *listed)[version]
+
+    assert words in said
+
+
+def test_nine_are_too_many_and_hundreds_are_not_even_looked_at() -> None:
+    made = cluster()
+    for number in range(9):
+        label(made, f"more-{number}", of="v2", role=f"r{number}")
+    assert found(made)["v2"] == "v2 has 9 companions: 8 are the most"
+    for number in range(9, 100):
+        label(made, f"more-{number}", of="v2", role=f"r{number}")
+    assert found(made)["v2"] == "100 pools are named as companions of v2: 8 are the most"
+
+
+def test_the_group_of_the_version_comes_first() -> None:
+    made = cluster(p2={"of": "v2"})
+    label(made, "p2", of="v2", group=kinds.POOL_X.group)
+    there = views(made).companions(parsed(), V2)[V2]
+
+    assert not isinstance(there, Blocker)
+    assert [one.identity for one in there] == [P2]
+
+
+def test_workloads_of_companions_are_looked_at_and_what_they_answer_when_they_lost() -> None:
+    made = cluster(p1={"of": "v1"}, p2={"of": "v2"})
+    seen = views(made).views(parsed(), V2)
+
+    assert {arm.name: view.what for arm, view in seen.items()} == {
+        name: f"Deployment vllm-{name}" for name in ("v1", "v2", "p1", "p2")
+    }
+    assert seen[P1].in_flight is None
+    lost = parsed(scale_downs=(ScaleDown(identity=P1, of=V1),))
+    assert views(made).views(lost, V2)[P1].in_flight == 5
+
+
+def aborted_with(companion: CompanionCapacity) -> ParsedRollout:
+    capacity = AttemptCapacity(stable_at_start=1, companions=(companion,))
+    return parsed(current=Attempt(canary=revision_of(V2, ""), capacity=capacity))
+
+
+def test_the_attempts_own_are_looked_at_whatever_the_labels_say_and_its_pods_when_the_pool_is_gone() -> None:
+    made = cluster()
+    gone = replace(P2, name="gone")
+    made.pod("left", app="gone", ownerReferences=[])
+    recorded = CompanionCapacity(stable=P1, canary=gone, selector="app=gone")
+    seen = views(made).views(aborted_with(recorded), V2)
+
+    assert seen[P1].what == "Deployment vllm-p1"
+    assert seen[gone].live == 1
+    assert seen[gone].problem is not None
+
+
+def test_another_rollout_that_lists_the_pool_uses_it() -> None:
+    made = cluster(p1={"of": "v1"})
+    other = rollout({"pool": "p1", "of": "v9"}, name="other", target="v9")
+    made.caches.rollouts.apply(other | {"apiVersion": "v1", "kind": "Rollout"})
+    lost = parsed(scale_downs=(ScaleDown(identity=P1, of=V1),))
+
+    assert views(made).views(lost, V2)[P1].used_by == "Rollout other"
+
+
+def test_who_belongs_to_a_version_and_its_pods_are_heard_of() -> None:
+    made, heard = cluster(p1={"of": "v1"}), list[ObjectKey]()
+    made.caches.rollouts.apply(rollout() | {"apiVersion": "v1", "kind": "Rollout"})
+    on_rollout_change(made.caches, heard.append)
+    demo = ObjectKey("default", "demo")
+
+    label(made, "p2", of="v2")
+    assert demo in heard
+    heard.clear()
+    made.pod("one", app="p2")
+    assert demo in heard
+    heard.clear()
+    label(made, "p2")
+    assert demo in heard
+    heard.clear()
+    made.pod("two", app="p2")
+    assert heard == []
+
+
+def test_without_workloads_to_scale_nobody_looks_for_companions() -> None:
+    made = cluster(p2={"of": "v2"})
+    made.caches.capacity_kinds = ()
+
+    assert found(made)["v2"] == {}
