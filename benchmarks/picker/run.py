@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import platform
 import statistics
@@ -34,6 +35,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+
+import structlog
 
 from benchmarks.picker.driver import Result, measure
 from tools.gopickers.build import PICKERS, GoPickerError, built
@@ -252,6 +255,7 @@ async def main() -> None:
     if options.envoy:
         from benchmarks.picker.gatewaycost import envoy_cost  # the lab, which the others do not need
 
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         paths = ("python", "native")[: 2 if options.native else 1]
         print(*await envoy_cost(paths, seconds=options.seconds, rounds=options.rounds), sep="\n")
         return

@@ -286,7 +286,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
     }
 
     fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        loop {
+        for _ in 0..limits::BEGUN {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
                     let around = Rc::clone(&self.around);
@@ -305,6 +305,8 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
                 Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_dead(&mut self) -> bool {

@@ -300,13 +300,14 @@ fn timeout(value: &[u8]) -> Option<Duration> {
 
 /// Tells the logic that its stream is over, however that came.
 struct Closing<L: Logic> {
-    logic: L::Stream,
+    /// In a box: it moves between threads and futures, each of which would hold all of it.
+    logic: Box<L::Stream>,
     shared: Arc<Shared<L>>,
 }
 
 impl<L: Logic> Closing<L> {
     fn open(shared: &Arc<Shared<L>>) -> Self {
-        Self { logic: shared.logic.open(shared.clock.now()), shared: Arc::clone(shared) }
+        Self { logic: Box::new(shared.logic.open(shared.clock.now())), shared: Arc::clone(shared) }
     }
 
     /// Call the logic; a panic of it is one stream's end.

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rollouts_core::encoding::Encoded;
 use tokio::sync::Notify;
 
-use crate::limits::{ASSEMBLING_SHARE, MAX_QUEUED, QUEUED_SHARE};
+use crate::limits::{MAX_QUEUED, QUEUED_SHARE};
 
 const PREFIX: usize = 5;
 
@@ -74,13 +74,12 @@ pub(crate) struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
+    /// A connection may have no more than what is left: the more of them want much, the less each has, and there is
+    /// something left for those that want little (Choudhury and Hahne's dynamic thresholds).
     fn take(&self, size: usize) -> bool {
         let mine = self.connection.get() + size;
-        if mine > self.all.most / ASSEMBLING_SHARE {
-            return false;
-        }
         self.all.add(size);
-        if self.all.used.load(Ordering::Relaxed) > self.all.most {
+        if mine + self.all.used.load(Ordering::Relaxed) > self.all.most {
             self.all.take(size);
             return false;
         }
@@ -478,22 +477,26 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_leaves_room_for_others() {
-        let (all, hog, other) = (Sum::new(1_000), Cell::new(0), Cell::new(0));
-        let begin = |connection| {
-            let mut assembler = Assembler::new(1_000, Room { all: &all, connection });
-            assembler.push(Bytes::from([&[0, 0, 0, 3, 0xE8], &[1; 100][..]].concat()));
-            let begun = assembler.next();
-            (assembler, begun)
-        };
-        let mut held: Vec<_> = (0..6).map(|_| begin(&hog)).collect();
-        let refused = held.iter().filter(|(_, begun)| *begun == Err(Unacceptable::NoMemory)).count();
-        assert_eq!(refused, 1, "500 bytes of 1,000");
-        held.extend((0..5).map(|_| begin(&other)));
-        assert_eq!(held.iter().filter(|(_, begun)| *begun == Ok(None)).count(), 10);
-        assert_eq!(all.used(), 1_000);
-        drop(held);
-        assert_eq!((all.used(), hog.get(), other.get()), (0, 0, 0));
+    fn who_wants_much_leaves_room_for_others() {
+        for hogs in [1, 2, 4, 9] {
+            let all = Sum::new(10_000);
+            let connections: Vec<_> = (0..=hogs).map(|_| Cell::new(0)).collect();
+            let begin = |connection| {
+                let mut assembler = Assembler::new(1_000, Room { all: &all, connection });
+                assembler.push(Bytes::from([&[0, 0, 0, 3, 0xE8], &[1; 100][..]].concat()));
+                let begun = assembler.next();
+                (assembler, begun)
+            };
+            let taken: Vec<_> = (0..100).flat_map(|_| &connections[..hogs]).map(begin).collect();
+            for hog in &connections[..hogs] {
+                let share = 10_000 / (hogs + 1);
+                assert!((share - 200..=share + 200).contains(&hog.get()), "{} of {hogs}", hog.get());
+            }
+            let (other, begun) = begin(&connections[hogs]);
+            assert_eq!(begun, Ok(None), "beside {hogs}");
+            drop((taken, other));
+            assert_eq!((all.used(), connections[0].get()), (0, 0));
+        }
     }
 
     #[test]

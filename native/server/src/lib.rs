@@ -45,7 +45,8 @@ pub struct Config {
     /// Bytes of one gRPC message.
     pub max_message: usize,
     /// Bytes, over all connections, of streams by themselves and of what came and waits: messages of which a part is
-    /// still to come, or that come faster than the client takes the answers. A connection may have half of it.
+    /// still to come, or that come faster than the client takes the answers. A connection may have no more
+    /// than what is left of it.
     pub max_waiting: usize,
     /// Bytes on their way out, over all connections, beyond which one has no more than a small share of its own.
     pub max_queued: usize,

@@ -43,8 +43,8 @@ pub const IDLE_TICKS: u32 = 360;
 /// Ticks without a stream after which a connection that serves health is closed. A kubelet opens one for each probe.
 pub const HEALTH_IDLE_TICKS: u32 = 6;
 
-/// The part of `Config::max_waiting` that one connection may have: others are to have some too.
-pub const ASSEMBLING_SHARE: usize = 2;
+/// The least that `Config::max_waiting` is, in messages of full length: a connection that is alone may have half.
+pub const LEAST_WAITING: usize = 2;
 
 /// Streams that the client reset before we looked at them: as many as there can be, for a thread that is late finds
 /// many at once. Their rate is bounded by `CHEAP_FRAMES`.
@@ -95,7 +95,10 @@ pub const WRITE_RATE: usize = 16 << 10;
 pub const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Bytes read for one connection before the others of its thread have their turn.
-pub const TURN: usize = 256 << 10;
+pub const TURN: usize = 64 << 10;
+
+/// Streams begun for one connection before the others of its thread have their turn.
+pub const BEGUN: usize = 64;
 
 /// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
 pub const SEND_BUFFER: usize = 64 << 10;

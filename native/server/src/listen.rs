@@ -18,7 +18,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
 use crate::framing::Sum;
-use crate::limits::{ASSEMBLING_SHARE, FAREWELL, MAX_HANDSHAKES, MAX_HEALTH_CONNECTIONS, WORKERS};
+use crate::limits::{FAREWELL, LEAST_WAITING, MAX_HANDSHAKES, MAX_HEALTH_CONNECTIONS, WORKERS};
 use crate::tls::Certificates;
 use crate::{Clock, Config, Event};
 
@@ -211,7 +211,7 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
         clock: Clock::starting(config.clock),
         max_message: config.max_message,
         request_timeout: config.request_timeout,
-        waiting: Sum::new(config.max_waiting.max(config.max_message * ASSEMBLING_SHARE)),
+        waiting: Sum::new(config.max_waiting.max(config.max_message * LEAST_WAITING)),
         queued: Arc::new(Sum::new(config.max_queued)),
         handshakes: Semaphore::new(MAX_HANDSHAKES),
         failures: Arc::clone(&failures),

@@ -17,9 +17,7 @@ use crate::METHOD;
 use crate::connection::{self, Around};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
-use crate::limits::{
-    ASSEMBLING_SHARE, CONNECTION_WINDOW, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER,
-};
+use crate::limits::{CONNECTION_WINDOW, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER};
 use crate::listen::{Phase, Serves, Shared};
 
 /// Run a test on a clock that goes on when all wait.
@@ -294,7 +292,7 @@ fn streams_without_room_are_refused_so_that_they_can_go_elsewhere() {
         let world = World::new();
         let (socket, _task) = world.begin(Serves::Everything, BUFFER);
         let mut client = Raw::hello(socket, 65_535).await;
-        let most = (world.shared.waiting.most() / ASSEMBLING_SHARE / PER_STREAM) as u32;
+        let most = (world.shared.waiting.most() / 2 / PER_STREAM) as u32;
         for at in 0..most + 3 {
             client.send(&kit::open(2 * at + 1)).await.unwrap();
         }
