@@ -26,7 +26,7 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 pub const PER_CONNECTION: usize = 128 << 10;
 
 /// Bytes that a stream takes by itself.
-pub const PER_STREAM: usize = 6 << 10;
+pub const PER_STREAM: usize = 8 << 10;
 
 /// Connections at once to the port for health: a kubelet's, a monitor's. Who fills it takes nothing from Envoy.
 pub const MAX_HEALTH_CONNECTIONS: usize = 256;

@@ -148,7 +148,7 @@ fn long_work_keeps_no_other_stream_waiting() {
         let mut other = Stream::answered(&mut client).await;
         let mut long = Stream::open(&mut client, METHOD).await;
         let gate = Arc::clone(&world.logic.gate);
-        let held = gate.lock().unwrap();
+        let held = gate.lock().await;
         long.say(&vec![3; LONG]);
         for _ in 0..100 {
             other.say(b"hello");
@@ -167,7 +167,7 @@ fn a_stream_that_is_reset_in_the_midst_of_long_work_is_closed_after_it() {
         let world = World::new();
         let mut client = world.client().await;
         let gate = Arc::clone(&world.logic.gate);
-        let held = gate.lock().unwrap();
+        let held = gate.lock().await;
         let mut long = Stream::open(&mut client, METHOD).await;
         long.say(&vec![3; LONG]);
         let mut other = Stream::answered(&mut client).await;

@@ -2,8 +2,8 @@
 #![allow(dead_code)] // not every test needs all
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -12,6 +12,7 @@ use http::{HeaderMap, Request};
 use rollouts_core::encoding::Encoded;
 use rollouts_server::{Flow, Logic, METHOD, StreamLogic};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Mutex;
 
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -52,7 +53,7 @@ pub fn reply(bytes: &[u8]) -> Encoded {
 
 impl StreamLogic for EchoStream {
     fn receive(&mut self, message: Bytes, _: f64, out: &mut Vec<Encoded>) -> Flow {
-        let _gate = (message.len() >= LONG).then(|| self.gate.lock().unwrap());
+        let _gate = (message.len() >= LONG).then(|| self.gate.blocking_lock());
         match &message[..] {
             b"panic" => panic!("as asked"),
             b"abort" => return Flow::Abort("no place for this: 100 %\n".to_owned()),
