@@ -117,7 +117,11 @@ fn build(material: &Material) -> io::Result<Arc<ServerConfig>> {
 fn authorities(pem: &[u8]) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(chain(pem)?);
-    if roots.is_empty() { Err(io::Error::other("no usable PEM certificate of an authority")) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(io::Error::other("the file of --client-ca has no usable PEM certificate of an authority"))
+    } else {
+        Ok(roots)
+    }
 }
 
 fn chain(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
