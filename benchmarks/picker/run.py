@@ -2,12 +2,14 @@
 
     python -m benchmarks.picker.run [--seconds 6] [--rounds 9] [--native] [--floor] [--go]
         [--also NAME=HOST:PORT=PID ...]
+    python -m benchmarks.picker.run --envoy [--seconds 6] [--rounds 9] [--native]
 
 ``--go`` starts lwepp and epp of the Gateway API Inference Extension on an API server, where they are built
 (``python -m tools.gopickers build``); ``--also`` adds pickers that are running already, plaintext h2c. They are
 in the cells whose response is shown to the picker, for they do not leave a stream early. ``--native`` adds our
 picker on its native data path (``make setup`` builds it where cargo is), ``--floor`` the native transport without a
-picker, as ``bare`` is the Python one (built by cargo at the first use).
+picker, as ``bare`` is the Python one (built by cargo at the first use). ``--envoy`` measures something else: the CPU of
+a real Envoy per request, with our picker and alone (`gatewaycost.py`).
 
 Cells: a request whose response is not measured, one whose response is, and that with 20 chunks; the difference
 between 20 chunks and none is the cost of a chunk. The subjects take turns in short rounds. Shown are the
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import platform
 import statistics
@@ -32,6 +35,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+
+import structlog
 
 from benchmarks.picker.driver import Result, measure
 from tools.gopickers.build import PICKERS, GoPickerError, built
@@ -241,11 +246,19 @@ async def main() -> None:
     parser.add_argument("--base-port", type=int, default=19300, help="eight ports from here on")
     parser.add_argument("--native", action="store_true", help="our picker on its native data path as well")
     parser.add_argument("--floor", action="store_true", help="the native transport without a picker as well")
+    parser.add_argument("--envoy", action="store_true", help="what our picker costs Envoy, and nothing else")
     parser.add_argument("--go", action="store_true", help="lwepp and epp as well, where they are built")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=HOST:PORT=PID")
     parser.add_argument("--size", type=int, action="append", help="bytes of a request; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
+    if options.envoy:
+        from benchmarks.picker.gatewaycost import envoy_cost  # the lab, which the others do not need
+
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+        paths = ("python", "native")[: 2 if options.native else 1]
+        print(*await envoy_cost(paths, seconds=options.seconds, rounds=options.rounds), sep="\n")
+        return
     if options.floor:
         build_floor()
     rows: list[dict[str, object]] = []

@@ -1,4 +1,4 @@
-"""Soak the endpoint picker behind a real Envoy: ``python -m benchmarks.picker.soak --minutes 20``.
+"""Soak the endpoint picker behind a real Envoy: ``python -m benchmarks.picker.soak --minutes 20 [--data-path native]``.
 
 Mixed load while clients leave, pods are killed and restarted, and the weights move each minute. It ends with
 status 1 when an answer came from a wrong model, a session has no threshold, an error was of our making, or the
@@ -24,6 +24,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from benchmarks.picker.serving import PATHS
 from benchmarks.picker.soakchecks import (
     LAG,
     SPLIT,
@@ -178,9 +179,10 @@ async def stage(lab: Lab) -> str:
             await asyncio.sleep(0.1)
 
 
-async def soak(minutes: float, rate: float, seed: int, directory: Path) -> dict[str, Any]:
+async def soak(minutes: float, rate: float, seed: int, data_path: str, directory: Path) -> dict[str, Any]:
     """Run it. Answers the report; its ``failures`` is empty when everything held."""
     async with Lab(directory, pods=pods()) as lab:
+        lab.picker_options += ("--data-path", data_path)
         run = Soak(lab, Load(await stage(lab), rate=rate, seed=seed), seed=seed)
         work = (run.move_weights(), run.restart_pods(), run.sample_memory())
         tasks = [asyncio.create_task(task) for task in work]
@@ -256,10 +258,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
     parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--data-path", choices=PATHS, default="python")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-        result = asyncio.run(soak(arguments.minutes, arguments.rate, arguments.seed, Path(directory)))
+        run = soak(arguments.minutes, arguments.rate, arguments.seed, arguments.data_path, Path(directory))
+        result = {"dataPath": arguments.data_path, **asyncio.run(run)}
     print(json.dumps(result, indent=1))
     sys.exit(1 if result["failures"] else 0)
 

@@ -1,7 +1,8 @@
-"""Unfinished uploads: ``python -m benchmarks.picker.uploads``; how much memory the picker takes at most.
+"""Open streams and unfinished uploads: ``python -m benchmarks.picker.uploads [--data-path native]``; their memory.
 
-Ten clients send 60 MB each to a picker with a limit of 512 MiB, all but the end, and hold their streams. Printed are
-the peak of its resident memory (VmHWM of /proc/PID/status), and what each client was told.
+Ten clients send 60 MB each to a picker with a limit of 512 MiB, all but the end, and hold their streams; ``--open
+1000`` first opens as many streams, and lets each hold 32 KiB of a body. Printed are the peak of its resident memory
+(VmHWM of /proc/PID/status), what it was before, and what each client was told.
 """
 
 from __future__ import annotations
@@ -9,46 +10,37 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
-import socket
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from benchmarks.picker.driver import CHUNK, HEADERS, METHOD, header_message
+from benchmarks.picker.serving import PATHS, Running, memory, running
 
-OBJECTS = Path(__file__).with_name("objects.yaml")
 _START_SECONDS = 60.0
+_HELD = 32 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploads:
-    """MiB of resident memory, and how often which status was answered (0: the body is held)."""
+    """MiB of resident memory, and how often which status was answered (0: the body is held).
 
+    ``opened``: more than ``idle`` with all the open streams; ``holding``: with a body in each of them.
+    """
+
+    data_path: str
     limit: float
     idle: float
+    opened: float
+    holding: float
     peak: float
     answers: dict[int, int]
     after_timeout: dict[int, int]
-
-
-def _memory(pid: int, field: str) -> float:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _chunk(body: bytes) -> bytes:
@@ -79,52 +71,56 @@ async def _upload(channel: grpc.aio.Channel, size: int) -> tuple[asyncio.Task[in
     return answered, call
 
 
-async def _attack(port: int, pid: int, *, clients: int, size: int, timeout: float, limit: int) -> Uploads:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+async def _open(channel: grpc.aio.Channel, count: int) -> list[grpc.aio.Call]:
+    """Streams whose headers have come."""
+    calls = [channel.stream_stream(METHOD)() for _ in range(count)]
+    await asyncio.gather(*(call.write(header_message("request_headers", **HEADERS)) for call in calls))
+    return calls
+
+
+async def _attack(picker: Running, fixed: dict[str, Any], *, clients: int, size: int, opened: int) -> Uploads:
+    pid = picker.pid
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{picker.port}") as channel:
         async with asyncio.timeout(_START_SECONDS):
             await channel.channel_ready()
-        idle = _memory(pid, "VmRSS")
+        idle = memory(pid, "VmRSS")
+        calls = await _open(channel, opened)
+        await asyncio.sleep(1)
+        with_streams = memory(pid, "VmRSS")
+        body = _chunk(b'{"model":"travelhelper","prompt":"' + b"x" * _HELD)
+        await asyncio.gather(*(call.write(body) for call in calls))
+        await asyncio.sleep(1)
+        holding = memory(pid, "VmRSS")
+        for call in calls:
+            call.cancel()
         streams = await asyncio.gather(*(_upload(channel, size) for _ in range(clients)))
         now = Counter(task.result() if task.done() else 0 for task, _ in streams)
-        async with asyncio.timeout(timeout + 30):
+        async with asyncio.timeout(fixed.pop("timeout") + 30):
             final = Counter(await asyncio.gather(*(task for task, _ in streams)))
         return Uploads(
-            limit=limit / 2**20,
+            **fixed,
             idle=round(idle, 1),
-            peak=round(_memory(pid, "VmHWM"), 1),
+            opened=round(with_streams - idle, 1),
+            holding=round(holding - idle, 1),
+            peak=round(memory(pid, "VmHWM"), 1),
             answers=dict(now),
             after_timeout=dict(final),
         )
 
 
 def measure(
-    *, clients: int = 10, size: int = 60_000_000, limit: int = 512 << 20, timeout: float = 20.0
+    *,
+    clients: int = 10,
+    size: int = 60_000_000,
+    limit: int = 512 << 20,
+    timeout: float = 20.0,
+    opened: int = 0,
+    data_path: str = "python",
 ) -> Uploads:
-    """Run the attack against a picker process of its own."""
-    port, metrics = _free_port(), _free_port()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "rollouts.picker",
-                    "--pool=default/mymodel-pool-v1",
-                    f"--objects={OBJECTS}",
-                ),
-                *("--no-secure-serving", "--no-scrape", f"--grpc-address=127.0.0.1:{port}"),
-                *(f"--metrics-address=127.0.0.1:{metrics}", f"--memory-limit={limit}"),
-                *(f"--request-timeout={timeout}", "--drain-grace=0"),
-            ],
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            work = _attack(port, process.pid, clients=clients, size=size, timeout=timeout, limit=limit)
-            return asyncio.run(work)
-        finally:
-            process.terminate()
-            process.wait(30)
+    """Run the attack against a picker process of its own. ``opened``: streams that are open first."""
+    with running(data_path, limit=limit, request_timeout=timeout) as picker:
+        fixed = {"data_path": data_path, "limit": limit / 2**20, "timeout": timeout}
+        return asyncio.run(_attack(picker, fixed, clients=clients, size=size, opened=opened))
 
 
 def main() -> None:
@@ -133,8 +129,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--size", type=int, default=60_000_000)
     parser.add_argument("--limit", type=int, default=512 << 20)
+    parser.add_argument("--open", type=int, default=0, dest="opened", help="streams that are open first")
+    parser.add_argument("--data-path", choices=PATHS, default="python")
     options = parser.parse_args()
-    found = measure(clients=options.clients, size=options.size, limit=options.limit)
+    found = measure(**vars(options))
     print(json.dumps(asdict(found), indent=1))
     sys.exit(found.peak >= found.limit)
 

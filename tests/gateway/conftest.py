@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
 from rollouts.lab.gateway.envoy import EnvoyNotInstalledError, find_envoy
+from rollouts.picker.datapath import MODULE, DataPath
 from tests.kit.dataplane import DataPlane
 from tests.kit.fakepicker import FakePicker
 
@@ -30,6 +32,15 @@ async def dataplane(tmp_path: Path) -> AsyncIterator[DataPlane]:
         pytest.skip(str(error))
     async with DataPlane(tmp_path / "gateway") as plane:
         yield plane
+
+
+@pytest.fixture(params=[DataPath.PYTHON, DataPath.NATIVE])
+def data_path(request: pytest.FixtureRequest) -> DataPath:
+    """Of our picker: a test with it runs on both."""
+    path: DataPath = request.param
+    if path is DataPath.NATIVE and find_spec(MODULE) is None:
+        pytest.skip("the native data path is not built here: `make setup` does it where cargo is")
+    return path
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from rollouts.lab.gateway.service import HTTP_ROUTES
 from rollouts.lab.processes import free_port
 from rollouts.objects.kinds import INFERENCE_MODEL as MODELS
 from rollouts.picker.core.objects import PoolName
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.traffic.parents import parents_view
 from tests.gateway.test_picker_envoy import ROLLOUT
@@ -109,7 +110,7 @@ async def test_like_kgateway_a_split_is_answered_503(plane_like: Like, http: aio
 
 
 @asynccontextmanager
-async def ours(plane: DataPlane, *, keep: bool) -> AsyncIterator[Picker]:
+async def ours(plane: DataPlane, *, keep: bool, data_path: DataPath) -> AsyncIterator[Picker]:
     """Our picker, which measures and splits `travelhelper`, before a pool of two pods with both adapters."""
     config = PickerConfig(
         pools=(PoolName(NAMESPACE, "pool"),),
@@ -118,6 +119,7 @@ async def ours(plane: DataPlane, *, keep: bool) -> AsyncIterator[Picker]:
         secure_serving=False,
         drain_grace=0.5,
         keep_streams=keep,
+        data_path=data_path,
     )
     picker = Picker(config, client=plane.client)
     take = picker.take
@@ -162,9 +164,9 @@ def ended(picker: Picker) -> dict[str, float]:
 
 
 async def test_like_nginx_destinations_are_right_and_nothing_counts_as_aborted(
-    plane_like: Like, http: aiohttp.ClientSession
+    plane_like: Like, http: aiohttp.ClientSession, data_path: DataPath
 ) -> None:
-    async with plane_like(GatewayLike.NGINX) as plane, ours(plane, keep=False) as picker:
+    async with plane_like(GatewayLike.NGINX) as plane, ours(plane, keep=False, data_path=data_path) as picker:
         base = await models(http, plane, "mymodel")
         split = await models(http, plane, "travelhelper")
         codes = ended(picker)
@@ -178,9 +180,9 @@ async def test_like_nginx_destinations_are_right_and_nothing_counts_as_aborted(
 
 @pytest.mark.parametrize("keep", [False, True], ids=["streams are left early", "streams are kept"])
 async def test_like_agentgateway_every_request_fails_unless_streams_are_kept(
-    plane_like: Like, http: aiohttp.ClientSession, keep: bool
+    plane_like: Like, http: aiohttp.ClientSession, keep: bool, data_path: DataPath
 ) -> None:
-    async with plane_like(GatewayLike.AGENTGATEWAY) as plane, ours(plane, keep=keep):
+    async with plane_like(GatewayLike.AGENTGATEWAY) as plane, ours(plane, keep=keep, data_path=data_path):
         base = await models(http, plane, "mymodel")
         measured = await models(http, plane, "travelhelper")
 

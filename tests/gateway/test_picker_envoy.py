@@ -16,6 +16,7 @@ import pytest
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.picker.conformance.report import check_picker
 from rollouts.picker.core.objects import PoolName
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
 from tests.kit.dataplane import NAMESPACE, DataPlane, backend
 from tests.kit.polling import eventually
@@ -84,7 +85,9 @@ class Lab:
 
 
 @pytest.fixture
-async def start(dataplane: DataPlane, http: aiohttp.ClientSession) -> AsyncIterator[Callable[..., Any]]:
+async def start(
+    dataplane: DataPlane, http: aiohttp.ClientSession, data_path: DataPath
+) -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as stack:
 
         async def started(*extra: dict[str, Any]) -> Lab:
@@ -94,6 +97,7 @@ async def start(dataplane: DataPlane, http: aiohttp.ClientSession) -> AsyncItera
                 metrics_address="127.0.0.1:0",
                 secure_serving=False,
                 drain_grace=0.5,
+                data_path=data_path,
             )
             picker = Picker(config, client=dataplane.client)
             take = picker.take

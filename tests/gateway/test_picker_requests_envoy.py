@@ -16,6 +16,7 @@ from backports import zstd
 
 from rollouts.kube.client import Resource
 from rollouts.picker.core.objects import PoolName
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
 from tests.kit.dataplane import NAMESPACE, DataPlane, backend
 from tests.kit.polling import eventually
@@ -58,7 +59,9 @@ class Lab:
 
 
 @pytest.fixture(params=["left", "kept", "measured"])
-async def lab(request: Any, dataplane: DataPlane, http: aiohttp.ClientSession) -> AsyncIterator[Lab]:
+async def lab(
+    request: Any, dataplane: DataPlane, http: aiohttp.ClientSession, data_path: DataPath
+) -> AsyncIterator[Lab]:
     """The picker leaves each stream after the request, keeps it, or measures the response."""
     async with AsyncExitStack() as stack:
         config = PickerConfig(
@@ -67,6 +70,7 @@ async def lab(request: Any, dataplane: DataPlane, http: aiohttp.ClientSession) -
             metrics_address="127.0.0.1:0",
             secure_serving=False,
             drain_grace=0.5,
+            data_path=data_path,
             keep_streams=request.param == "kept",
         )
         picker = Picker(config, client=dataplane.client)

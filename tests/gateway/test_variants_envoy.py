@@ -16,6 +16,7 @@ from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane import install_crds
 from rollouts.objects import kinds
 from rollouts.picker.core.objects import PoolName
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
 from tests.kit.dataplane import NAMESPACE, DataPlane, backend
 from tests.kit.polling import eventually
@@ -44,7 +45,7 @@ def split(v1: int, v2: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def picker(dataplane: DataPlane) -> AsyncIterator[Picker]:
+async def picker(dataplane: DataPlane, data_path: DataPath) -> AsyncIterator[Picker]:
     await install_crds(dataplane.client, all_crds())
     config = PickerConfig(
         pools=(PoolName(NAMESPACE, "pool"),),
@@ -52,6 +53,7 @@ async def picker(dataplane: DataPlane) -> AsyncIterator[Picker]:
         metrics_address="127.0.0.1:0",
         secure_serving=False,
         drain_grace=0.5,
+        data_path=data_path,
         variant_header="x-variant",
     )
     running = Picker(config, client=dataplane.client)

@@ -113,6 +113,10 @@ impl<R: Routing + Send + Sync, O: Observer + Send + Sync> StreamLogic for Stream
         if self.exchange.closing() { Flow::Close } else { Flow::Open }
     }
 
+    fn work(&self, length: usize) -> usize {
+        self.exchange.work(length)
+    }
+
     fn waiting(&self) -> bool {
         self.exchange.waiting()
     }

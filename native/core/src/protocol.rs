@@ -187,6 +187,11 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         Ok(())
     }
 
+    /// See `StreamLogic::work`.
+    pub fn work(&self, length: usize) -> usize {
+        self.reader.as_ref().map_or(length, |reader| reader.work(length))
+    }
+
     /// Whether the request is not yet complete, and may be holding memory.
     pub fn waiting(&self) -> bool {
         matches!(self.state, State::Start | State::RequestBody)

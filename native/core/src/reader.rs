@@ -26,6 +26,9 @@ pub const PROMPTS: [&str; 3] = ["messages", "prompt", "input"];
 /// Bytes of a prompt that are looked at.
 pub const MAX_PREFIX: usize = 32 * 1024;
 
+/// By how much text is shorter while it is coded, at most, unless it is made up to be.
+const UNFOLDS: usize = 64;
+
 /// Bytes of white space behind an opening brace that are looked through.
 const LOOK: usize = 4096;
 
@@ -167,6 +170,15 @@ impl RequestReader {
     #[must_use]
     pub fn unread(&self) -> Option<&Unread> {
         self.unread.as_ref()
+    }
+
+    /// About how many bytes are looked at for so many more: a coded body unfolds, and where one in UTF-16 is to be
+    /// changed is looked for in all of it.
+    #[must_use]
+    pub fn work(&self, length: usize) -> usize {
+        let unfolds = self.decoding.is_some() && self.unread.is_none();
+        let again = if matches!(self.scanner, Scanner::Json(_, Some(_))) { self.plain().size() } else { 0 };
+        (if unfolds { length * UNFOLDS } else { length }) + again
     }
 
     // --- chunks ---------------------------------------------------------------------------------------

@@ -20,6 +20,11 @@ pub trait StreamLogic: Send {
     /// Append the replies to the bytes of one message. Bodies in them share what came: nothing is copied.
     fn receive(&mut self, message: Bytes, now: f64, out: &mut Vec<Encoded>) -> Flow;
 
+    /// About how many bytes `receive` looks at for a message of `length` bytes: more than came where a body is coded.
+    fn work(&self, length: usize) -> usize {
+        length
+    }
+
     /// Whether the request is not complete yet, so that the limit on its time holds.
     fn waiting(&self) -> bool;
 

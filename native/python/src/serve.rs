@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
+use rollouts_server::limits::{MAX_CONNECTIONS, PER_CONNECTION};
 use rollouts_server::{Config, Event, Handle, Logic, Pair, TlsSource, resolve};
 
 use crate::picker::Picker;
@@ -18,8 +19,13 @@ const MAX_EVENTS: usize = 1_000;
 /// As many threads as there are cores, but no more than that: a gateway has about as many connections.
 const MAX_THREADS: usize = 8;
 
-/// The part of the limit on held bodies that messages may take, beside it, until they are complete: one in two.
-const ASSEMBLING: usize = 2;
+/// What the transport may take beside held bodies, in parts of the limit on those: as much is left for it (`memory.py`).
+const WAITING: usize = 2;
+const QUEUED: usize = 8;
+const CONNECTIONS: usize = 4;
+
+/// Fewer than this do not serve the threads of a few gateways.
+const LEAST_CONNECTIONS: usize = 64;
 
 type Events = Arc<Mutex<VecDeque<Event>>>;
 
@@ -46,7 +52,7 @@ struct Options {
     folder: Option<PathBuf>,
     client_ca: Option<PathBuf>,
     max_message: usize,
-    max_assembling: usize,
+    beside: usize,
     request_timeout: f64,
     threads: usize,
     now: f64,
@@ -75,7 +81,9 @@ fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyRes
         },
         tls: options.tls(),
         max_message: options.max_message,
-        max_assembling: options.max_assembling,
+        max_waiting: options.beside / WAITING,
+        max_queued: options.beside / QUEUED,
+        max_connections: (options.beside / CONNECTIONS / PER_CONNECTION).clamp(LEAST_CONNECTIONS, MAX_CONNECTIONS),
         request_timeout: Duration::try_from_secs_f64(options.request_timeout)
             .map_err(|error| PyValueError::new_err(error.to_string()))?,
         threads: if options.threads == 0 { cores } else { options.threads },
@@ -168,9 +176,8 @@ pub fn serve(
     threads: usize,
 ) -> PyResult<Server> {
     let health_address = health_address.to_owned();
-    let max_assembling = picker.core.budget().total_limit / ASSEMBLING;
     let options = Options {
-        max_assembling,
+        beside: picker.core.budget().total_limit,
         address,
         health_address,
         pair,

@@ -1,12 +1,12 @@
 //! One connection: handshakes, its streams as tasks beside it, its end.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use h2::server::Connection;
 use h2::{PingPong, Reason};
@@ -33,18 +33,22 @@ pub(crate) struct Around<L> {
     pub(crate) queue: Rc<Queue>,
     /// Told when the server stops: streams end then.
     stopping: Notify,
-    assembling: Cell<usize>,
+    waiting: Cell<usize>,
+    backlog: Cell<usize>,
+    driver: RefCell<Option<Waker>>,
     streams: Cell<usize>,
 }
 
 impl<L: Logic> Around<L> {
     pub(crate) fn new(shared: Arc<Shared<L>>, serves: Serves) -> Rc<Self> {
         Rc::new(Self {
+            queue: Rc::new(Queue::new(Arc::clone(&shared.queued))),
             shared,
             serves,
-            queue: Rc::default(),
             stopping: Notify::new(),
-            assembling: Cell::new(0),
+            waiting: Cell::new(0),
+            backlog: Cell::new(0),
+            driver: RefCell::default(),
             streams: Cell::new(0),
         })
     }
@@ -61,10 +65,18 @@ impl<L: Logic> Around<L> {
         self.streams.get() == 0 && self.queue.bytes() == 0
     }
 
-    /// Where unfinished messages are counted.
+    /// Where streams are counted, and what waits in them.
     pub(crate) fn room(&self) -> Room<'_> {
-        let shared = &self.shared;
-        Room { most: shared.max_assembling, all: &shared.assembling, connection: &self.assembling }
+        Room { all: &self.shared.waiting, connection: &self.waiting }
+    }
+
+    /// So many bytes more, or less, lie in streams that are not read on. The window of the connection is without them:
+    /// a stream that waits keeps none of the others.
+    pub(crate) fn keep_back(&self, more: usize, less: usize) {
+        self.backlog.set(self.backlog.get() + more - less);
+        if let Some(driver) = self.driver.borrow_mut().take() {
+            driver.wake();
+        }
     }
 }
 
@@ -179,6 +191,8 @@ struct Driver<L, S> {
     tick: Interval,
     silent: u32,
     idle: u32,
+    /// By how much the connection's window is wider than usual.
+    widened: usize,
     /// h2 gives it once.
     ping: Option<PingPong>,
     draining: bool,
@@ -187,6 +201,9 @@ struct Driver<L, S> {
     /// Over: what is left to say is said until then.
     farewell: Option<Farewell>,
 }
+
+/// HTTP/2's own limit.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 struct Farewell {
     limit: Pin<Box<Sleep>>,
@@ -206,6 +223,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             tick,
             silent: 0,
             idle: 0,
+            widened: 0,
             ping,
             draining: false,
             stopping: false,
@@ -216,6 +234,8 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
     /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         self.io.begin_turn();
+        self.around.driver.replace(Some(cx.waker().clone()));
+        self.widen();
         let mut end = self.streams(cx);
         if self.io.is_flooded() && self.farewell.is_none() {
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
@@ -255,15 +275,28 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         Poll::Pending
     }
 
+    /// Let as much come as is held back, beside the usual.
+    fn widen(&mut self) {
+        let backlog = self.around.backlog.get();
+        if self.widened != backlog {
+            self.widened = backlog;
+            let window = limits::CONNECTION_WINDOW as usize + backlog;
+            self.connection.set_target_window_size(u32::try_from(window).unwrap_or(MAX_WINDOW).min(MAX_WINDOW));
+        }
+    }
+
     fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        loop {
+        for _ in 0..limits::BEGUN {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Some(Ok((call, mut respond)))) => {
                     let around = Rc::clone(&self.around);
                     around.streams.set(around.streams.get() + 1);
                     self.idle = 0;
                     drop(spawn_local(async move {
-                        answer(&around, request, respond).await;
+                        match around.room().charge(limits::PER_STREAM) {
+                            Some(_charge) => answer(&around, call, respond).await,
+                            None => respond.send_reset(Reason::REFUSED_STREAM), // so that another picker is asked
+                        }
                         around.streams.set(around.streams.get() - 1);
                     }));
                 }
@@ -272,6 +305,8 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
                 Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_dead(&mut self) -> bool {

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,15 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request};
 use rollouts_core::encoding::Encoded;
 use rollouts_core::stream::{Flow, Logic, RESET_FOLLOWS, StreamLogic};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::connection::Around;
-use crate::framing::{Assembler, Piece, Queue, Unacceptable};
+use crate::framing::{Assembler, Backlog, Piece, Queue, Unacceptable};
 use crate::health;
-use crate::limits::{WRITE_PATIENCE, WRITE_RATE};
+use crate::limits::{INLINE_WORK, WRITE_PATIENCE, WRITE_RATE};
 use crate::listen::{Serves, Shared};
 use crate::{Event, METHOD};
 
@@ -41,6 +43,9 @@ impl Status {
 
     fn headers(&self, mut map: HeaderMap) -> HeaderMap {
         map.insert(GRPC_STATUS, HeaderValue::from_static(self.code));
+        if self.code == "12" {
+            map.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         if !self.message.is_empty() {
             // Percent-encoded, so that it is always a header value.
             if let Ok(value) = HeaderValue::from_str(&percent_encoded(&self.message)) {
@@ -53,6 +58,7 @@ impl Status {
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 fn percent_encoded(text: &str) -> String {
@@ -177,6 +183,49 @@ impl Writer {
     }
 }
 
+/// What a request calls; its headers, of which there may be much, are not kept.
+enum Method {
+    Process,
+    Health(health::Call),
+    Unknown,
+}
+
+/// What is kept of a request's headers.
+struct Call {
+    method: Method,
+    /// The client's own deadline.
+    deadline: Option<Duration>,
+    /// How messages that are marked so are compressed; empty where it does not say.
+    encoding: String,
+}
+
+impl Call {
+    /// Nothing for what is no gRPC; then the status of HTTP for it.
+    fn read(head: &request::Parts, serves: Serves) -> Result<Self, StatusCode> {
+        if head.method != http::Method::POST {
+            return Err(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        if !is_grpc(&head.headers) {
+            return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+        let path = head.uri.path();
+        let method = match health::Call::of(path) {
+            Some(call) => Method::Health(call),
+            None if path == METHOD && serves == Serves::Everything => Method::Process,
+            None => Method::Unknown,
+        };
+        let encoding = head.headers.get("grpc-encoding").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Ok(Self {
+            method,
+            deadline: head.headers.get("grpc-timeout").and_then(|value| timeout(value.as_bytes())),
+            encoding: encoding.chars().take(MAX_ENCODING).collect(),
+        })
+    }
+}
+
+/// Characters of an encoding's name that are told.
+const MAX_ENCODING: usize = 40;
+
 /// Answer one HTTP/2 request.
 pub(crate) async fn answer<L: Logic>(
     around: &Around<L>,
@@ -184,30 +233,27 @@ pub(crate) async fn answer<L: Logic>(
     mut respond: SendResponse<Piece>,
 ) {
     let (head, mut body) = request.into_parts();
-    if head.method != Method::POST || !is_grpc(&head.headers) {
-        let code = if head.method == Method::POST {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE
-        } else {
-            StatusCode::METHOD_NOT_ALLOWED
-        };
-        let mut response = Response::new(());
-        *response.status_mut() = code;
-        let _ = respond.send_response(response, true);
-        return;
-    }
+    let call = Call::read(&head, around.serves);
+    drop(head);
+    let call = match call {
+        Ok(call) => call,
+        Err(code) => {
+            let mut response = Response::new(());
+            *response.status_mut() = code;
+            let _ = respond.send_response(response, true);
+            return;
+        }
+    };
     let mut writer = Writer { respond, send: None, queue: Rc::clone(&around.queue) };
-    let deadline = head.headers.get("grpc-timeout").and_then(|value| timeout(value.as_bytes()));
-    let path = head.uri.path();
     let work = async {
-        match (around.serves, path) {
-            (Serves::Everything, METHOD) => process(around, &mut body, &mut writer).await,
-            (_, health::CHECK) => health::check(around, &mut body, &mut writer).await,
-            (_, health::WATCH) => health::watch(around, &mut body, &mut writer).await,
-            _ => Ok(Status::new("12", "this server has no such method")),
+        match call.method {
+            Method::Process => process(around, &mut body, &mut writer, &call.encoding).await,
+            Method::Health(call) => health::answer(call, around, &mut body, &mut writer).await,
+            Method::Unknown => Ok(Status::new("12", "this server has no such method")),
         }
     };
     let work = async {
-        match deadline {
+        match call.deadline {
             None => work.await,
             Some(length) => match tokio::time::timeout(length, work).await {
                 Ok(outcome) => outcome,
@@ -253,15 +299,21 @@ fn timeout(value: &[u8]) -> Option<Duration> {
 }
 
 /// Tells the logic that its stream is over, however that came.
-struct Closing<'a, L: Logic> {
-    logic: L::Stream,
-    shared: &'a Shared<L>,
+struct Closing<L: Logic> {
+    /// In a box: it moves between threads and futures, each of which would hold all of it.
+    logic: Box<L::Stream>,
+    shared: Arc<Shared<L>>,
 }
 
-impl<L: Logic> Closing<'_, L> {
+impl<L: Logic> Closing<L> {
+    fn open(shared: &Arc<Shared<L>>) -> Self {
+        Self { logic: Box::new(shared.logic.open(shared.clock.now())), shared: Arc::clone(shared) }
+    }
+
     /// Call the logic; a panic of it is one stream's end.
-    fn call<R>(&mut self, act: impl FnOnce(&mut L::Stream) -> R) -> Result<R, Status> {
-        catch_unwind(AssertUnwindSafe(|| act(&mut self.logic))).map_err(|panic| {
+    fn call<R>(&mut self, act: impl FnOnce(&mut L::Stream, f64) -> R) -> Result<R, Status> {
+        let now = self.shared.clock.now();
+        catch_unwind(AssertUnwindSafe(|| act(&mut self.logic, now))).map_err(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
             self.shared.failures.fetch_add(1, Ordering::Relaxed);
@@ -271,10 +323,9 @@ impl<L: Logic> Closing<'_, L> {
     }
 }
 
-impl<L: Logic> Drop for Closing<'_, L> {
+impl<L: Logic> Drop for Closing<L> {
     fn drop(&mut self) {
-        let now = self.shared.clock.now();
-        let _ = self.call(|logic| logic.closed(now));
+        let _ = self.call(|logic, now| logic.closed(now));
     }
 }
 
@@ -284,10 +335,111 @@ enum Arrival {
     Expired,
 }
 
+/// How a stream ends: the status that its client gets, or nobody is there.
+enum End {
+    Status(Status),
+    Gone,
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+/// What comes on a stream.
+struct Incoming<'a, L: Logic> {
+    around: &'a Around<L>,
+    body: &'a mut RecvStream,
+    backlog: Backlog<'a>,
+    kept: usize,
+}
+
+impl<'a, L: Logic> Incoming<'a, L> {
+    fn new(around: &'a Around<L>, body: &'a mut RecvStream) -> Self {
+        Self { around, body, backlog: Backlog::new(around.room()), kept: 0 }
+    }
+
+    /// What came next. The window opens again: what is taken is bounded by the limits on messages and held bodies.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrival, Gone>> {
+        if let Some(data) = self.backlog.take() {
+            let _ = self.body.flow_control().release_capacity(data.len());
+            self.around.keep_back(0, std::mem::take(&mut self.kept));
+            return Poll::Ready(Ok(Arrival::Data(data)));
+        }
+        if self.backlog.ended {
+            return Poll::Ready(Ok(Arrival::End));
+        }
+        self.body.poll_data(cx).map(|data| match data {
+            Some(Ok(data)) => {
+                let _ = self.body.flow_control().release_capacity(data.len());
+                Ok(Arrival::Data(data))
+            }
+            Some(Err(_)) => Err(Gone),
+            None => Ok(Arrival::End),
+        })
+    }
+
+    /// What `work` gives. What comes meanwhile is kept back: HTTP/2 would hold it without counting over all connections.
+    async fn during<R>(&mut self, work: impl Future<Output = R>) -> Result<R, End> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            while !self.backlog.ended
+                && let Poll::Ready(data) = self.body.poll_data(cx)
+            {
+                match data {
+                    Some(Ok(data)) if !self.backlog.add(&data) => return Poll::Ready(Err(no_memory().into())),
+                    Some(Ok(data)) => {
+                        self.kept += data.len();
+                        self.around.keep_back(data.len(), 0);
+                    }
+                    Some(Err(_)) => return Poll::Ready(Err(End::Gone)),
+                    None => self.backlog.ended = true,
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl<L: Logic> Drop for Incoming<'_, L> {
+    fn drop(&mut self) {
+        self.around.keep_back(0, self.kept);
+    }
+}
+
 /// The loop of an ext_proc stream; it holds no state of its own.
-async fn process<L: Logic>(around: &Around<L>, body: &mut RecvStream, writer: &mut Writer) -> Result<Status, Gone> {
+async fn process<L: Logic>(
+    around: &Around<L>,
+    body: &mut RecvStream,
+    writer: &mut Writer,
+    encoding: &str,
+) -> Result<Status, Gone> {
+    match converse(around, body, writer, encoding).await {
+        Ok(status) | Err(End::Status(status)) => Ok(status),
+        Err(End::Gone) => Err(Gone),
+    }
+}
+
+async fn converse<L: Logic>(
+    around: &Around<L>,
+    body: &mut RecvStream,
+    writer: &mut Writer,
+    encoding: &str,
+) -> Result<Status, End> {
     let shared = &*around.shared;
-    let mut stream = Closing { logic: shared.logic.open(shared.clock.now()), shared };
+    let mut stream = Closing::open(&around.shared);
+    let mut incoming = Incoming::new(around, body);
     let mut assembler = Assembler::new(shared.max_message, around.room());
     let expires = Instant::now() + shared.request_timeout;
     // When a message has begun that is not complete: it has as long as a request has.
@@ -298,12 +450,8 @@ async fn process<L: Logic>(around: &Around<L>, body: &mut RecvStream, writer: &m
     loop {
         let due = if waiting { Some(expires) } else { torn.map(|began| began + shared.request_timeout) };
         let arrival = poll_fn(|cx| {
-            if let Poll::Ready(data) = body.poll_data(cx) {
-                return Poll::Ready(match data {
-                    Some(Ok(data)) => Ok(Arrival::Data(data)),
-                    Some(Err(_)) => Err(Gone),
-                    None => Ok(Arrival::End),
-                });
+            if let Poll::Ready(arrival) = incoming.poll_next(cx) {
+                return Poll::Ready(arrival);
             }
             let Some(due) = due else { return Poll::Pending };
             if limit.is_none() {
@@ -317,37 +465,30 @@ async fn process<L: Logic>(around: &Around<L>, body: &mut RecvStream, writer: &m
         })
         .await?;
         match arrival {
-            Arrival::Data(data) => {
-                // What is taken is bounded by the limits on messages and held bodies: the window may open again.
-                let _ = body.flow_control().release_capacity(data.len());
-                assembler.push(data);
-            }
+            Arrival::Data(data) => assembler.push(data),
             Arrival::End if assembler.is_torn() => {
                 return Ok(Status::new("13", "the stream ended in the midst of a message"));
             }
-            Arrival::End => return half_closed(&mut stream, writer).await,
+            Arrival::End => return Ok(half_closed(&mut stream, writer).await?),
             Arrival::Expired if !waiting => return Ok(Status::new("4", "a message was not complete in time")),
             Arrival::Expired => {
                 (shared.events)(Event::RequestTimedOut);
                 let seconds = shared.request_timeout.as_secs_f64();
-                return last_words(writer, stream.call(|logic| logic.expire(seconds, &mut replies)), &mut replies)
-                    .await;
+                let said = stream.call(|logic, _| logic.expire(seconds, &mut replies));
+                return Ok(last_words(writer, said, &mut replies).await?);
             }
         }
         loop {
             let message = match assembler.next() {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
-                Err(problem) => return Ok(unacceptable(problem, shared.max_message)),
+                Err(problem) => return Ok(unacceptable(problem, shared.max_message, encoding)),
             };
             torn = None;
-            let now = shared.clock.now();
-            let flow = match stream.call(|logic| logic.receive(message, now, &mut replies)) {
-                Ok(flow) => flow,
-                Err(status) => return Ok(status),
-            };
+            let flow;
+            (stream, flow) = receive(stream, message, &mut incoming, &mut replies).await?;
             if !replies.is_empty() {
-                writer.send(&mut replies).await?;
+                incoming.during(writer.send(&mut replies)).await??;
             }
             match flow {
                 Flow::Open => waiting = waiting && stream.logic.waiting(),
@@ -365,8 +506,31 @@ async fn process<L: Logic>(around: &Around<L>, body: &mut RecvStream, writer: &m
     }
 }
 
+/// Give `message` to the logic: here, or on a thread for long work, where it keeps nobody else waiting.
+async fn receive<L: Logic>(
+    mut stream: Closing<L>,
+    message: Bytes,
+    incoming: &mut Incoming<'_, L>,
+    replies: &mut Vec<Encoded>,
+) -> Result<(Closing<L>, Flow), End> {
+    if stream.logic.work(message.len()) <= INLINE_WORK {
+        let flow = stream.call(|logic, now| logic.receive(message, now, replies))?;
+        return Ok((stream, flow));
+    }
+    let around = incoming.around;
+    let _charge = around.room().charge(message.len()).ok_or_else(no_memory)?; // it may wait for its turn
+    let working = spawn_blocking(move || {
+        let mut replies = Vec::new();
+        let flow = stream.call(|logic, now| logic.receive(message, now, &mut replies));
+        (stream, flow, replies)
+    });
+    let (stream, flow, mut found) = incoming.during(working).await?.map_err(|_| End::Gone)?; // the runtime stops
+    replies.append(&mut found);
+    Ok((stream, flow?))
+}
+
 /// The other side half-closed first: one reply, or none.
-async fn half_closed<L: Logic>(stream: &mut Closing<'_, L>, writer: &mut Writer) -> Result<Status, Gone> {
+async fn half_closed<L: Logic>(stream: &mut Closing<L>, writer: &mut Writer) -> Result<Status, Gone> {
     if stream.logic.expects_response() {
         let mut wait = pin!(sleep(Duration::from_secs_f64(RESET_FOLLOWS)));
         poll_fn(|cx| match writer.poll_reset(cx) {
@@ -376,8 +540,7 @@ async fn half_closed<L: Logic>(stream: &mut Closing<'_, L>, writer: &mut Writer)
         .await?;
     }
     let mut replies = Vec::new();
-    let now = stream.shared.clock.now();
-    let said = stream.call(|logic| logic.half_closed(now, &mut replies));
+    let said = stream.call(|logic, now| logic.half_closed(now, &mut replies));
     last_words(writer, said, &mut replies).await
 }
 
@@ -389,13 +552,28 @@ async fn last_words(writer: &mut Writer, said: Result<(), Status>, replies: &mut
     Ok(Status::OK)
 }
 
-pub(crate) fn unacceptable(problem: Unacceptable, most: usize) -> Status {
+fn no_memory() -> Status {
+    Status::new("8", "too much waits on all streams at once")
+}
+
+/// `encoding`: what the request's `grpc-encoding` says.
+pub(crate) fn unacceptable(problem: Unacceptable, most: usize, encoding: &str) -> Status {
     match problem {
         Unacceptable::TooLarge(size) => {
             Status::new("8", format!("a message of {size} bytes; at most {most} are taken"))
         }
-        Unacceptable::Compressed => Status::new("12", "compressed messages are not read"),
-        Unacceptable::NoMemory => Status::new("8", "too many unfinished messages at once"),
+        // As gRPC's compression document has it: one that is not known, and one that nobody named.
+        Unacceptable::Compressed if !matches!(encoding, "" | "identity") => Status::new(
+            "12",
+            format!("messages compressed with {encoding} (grpc-encoding) are not read: send them without compression"),
+        ),
+        Unacceptable::Compressed => {
+            Status::new("13", "a message is marked as compressed, and grpc-encoding does not say how")
+        }
+        Unacceptable::NoMessage(flag) => {
+            Status::new("13", format!("no gRPC message: it begins with {flag}, which is neither 0 nor 1"))
+        }
+        Unacceptable::NoMemory => no_memory(),
     }
 }
 

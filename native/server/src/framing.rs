@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rollouts_core::encoding::Encoded;
 use tokio::sync::Notify;
 
-use crate::limits::{ASSEMBLING_SHARE, MAX_QUEUED};
+use crate::limits::{MAX_QUEUED, QUEUED_SHARE};
 
 const PREFIX: usize = 5;
 
@@ -25,25 +26,61 @@ const FIRST_GRANT: usize = 128 << 10;
 pub(crate) enum Unacceptable {
     TooLarge(usize),
     Compressed,
+    /// The flag is neither of the two that there are.
+    NoMessage(u8),
     NoMemory,
 }
 
-/// Room for unfinished messages: of all connections, and of one.
+/// Bytes that all connections have together, and how many they may have.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    used: AtomicUsize,
+    most: usize,
+}
+
+impl Sum {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { used: AtomicUsize::new(0), most }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    fn is_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) >= self.most
+    }
+
+    fn add(&self, size: usize) {
+        self.used.fetch_add(size, Ordering::Relaxed);
+    }
+
+    fn take(&self, size: usize) {
+        self.used.fetch_sub(size, Ordering::Relaxed);
+    }
+}
+
+/// Room for streams and what came of messages that are not done with: of all connections, and of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Room<'a> {
-    pub(crate) most: usize,
-    pub(crate) all: &'a AtomicUsize,
+    pub(crate) all: &'a Sum,
     pub(crate) connection: &'a Cell<usize>,
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    /// A connection may have no more than what is left: the more of them want much, the less each has, and there is
+    /// something left for those that want little (Choudhury and Hahne's dynamic thresholds).
     fn take(&self, size: usize) -> bool {
         let mine = self.connection.get() + size;
-        if mine > self.most / ASSEMBLING_SHARE {
-            return false;
-        }
-        if self.all.fetch_add(size, Ordering::Relaxed) + size > self.most {
-            self.all.fetch_sub(size, Ordering::Relaxed);
+        self.all.add(size);
+        if mine + self.all.used.load(Ordering::Relaxed) > self.all.most {
+            self.all.take(size);
             return false;
         }
         self.connection.set(mine);
@@ -52,15 +89,74 @@ impl Room<'_> {
 
     fn give_back(&self, size: usize) {
         self.connection.set(self.connection.get() - size);
-        self.all.fetch_sub(size, Ordering::Relaxed);
+        self.all.take(size);
+    }
+
+    /// Count `size` bytes until what is returned is dropped, if there is room for them.
+    pub(crate) fn charge(self, size: usize) -> Option<Charge<'a>> {
+        self.take(size).then(|| Charge { room: self, size })
+    }
+}
+
+/// Bytes that are counted in a room.
+pub(crate) struct Charge<'a> {
+    room: Room<'a>,
+    size: usize,
+}
+
+impl Charge<'_> {
+    /// Count so many more, if there is room for them.
+    fn grow(&mut self, size: usize) -> bool {
+        let taken = self.room.take(size);
+        self.size += if taken { size } else { 0 };
+        taken
+    }
+
+    fn release(&mut self) {
+        self.room.give_back(std::mem::take(&mut self.size));
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// What came on a stream while it was not to be read on: its window stays closed for so much, and a copy keeps no
+/// buffer of everything that was read along with it.
+pub(crate) struct Backlog<'a> {
+    bytes: BytesMut,
+    charge: Charge<'a>,
+    /// The client said that nothing follows.
+    pub(crate) ended: bool,
+}
+
+impl<'a> Backlog<'a> {
+    pub(crate) fn new(room: Room<'a>) -> Self {
+        Self { bytes: BytesMut::new(), charge: Charge { room, size: 0 }, ended: false }
+    }
+
+    /// Whether there was room for it.
+    pub(crate) fn add(&mut self, data: &[u8]) -> bool {
+        let room = self.charge.grow(data.len());
+        if room {
+            self.bytes.extend_from_slice(data);
+        }
+        room
+    }
+
+    /// All of it; nothing where there is none.
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
+        self.charge.release();
+        (!self.bytes.is_empty()).then(|| std::mem::take(&mut self.bytes).freeze())
     }
 }
 
 /// Puts messages together. What it holds of unfinished ones is counted in `room`.
 pub(crate) struct Assembler<'a> {
     max_message: usize,
-    room: Room<'a>,
-    charged: usize,
+    charge: Charge<'a>,
     chunk: Bytes,
     prefix: [u8; PREFIX],
     prefix_len: usize,
@@ -72,8 +168,7 @@ impl<'a> Assembler<'a> {
     pub(crate) fn new(max_message: usize, room: Room<'a>) -> Self {
         Self {
             max_message,
-            room,
-            charged: 0,
+            charge: Charge { room, size: 0 },
             chunk: Bytes::new(),
             prefix: [0; PREFIX],
             prefix_len: 0,
@@ -116,13 +211,12 @@ impl<'a> Assembler<'a> {
         }
         let [flag, length @ ..] = self.prefix;
         self.wanted = u32::from_be_bytes(length) as usize;
-        if flag != 0 {
-            return Err(Unacceptable::Compressed);
+        match flag {
+            _ if self.wanted > self.max_message => Err(Unacceptable::TooLarge(self.wanted)),
+            0 => Ok(true),
+            1 => Err(Unacceptable::Compressed),
+            other => Err(Unacceptable::NoMessage(other)),
         }
-        if self.wanted > self.max_message {
-            return Err(Unacceptable::TooLarge(self.wanted));
-        }
-        Ok(true)
     }
 
     fn grow(&mut self) -> Result<Option<Bytes>, Unacceptable> {
@@ -130,10 +224,9 @@ impl<'a> Assembler<'a> {
         if take == 0 {
             return Ok(None);
         }
-        if !self.room.take(take) {
+        if !self.charge.grow(take) {
             return Err(Unacceptable::NoMemory);
         }
-        self.charged += take;
         if self.partial.is_empty() {
             self.partial.reserve(self.wanted.min(FIRST_GRANT));
         }
@@ -143,50 +236,47 @@ impl<'a> Assembler<'a> {
             return Ok(None);
         }
         self.prefix_len = 0;
-        self.release();
+        self.charge.release();
         Ok(Some(std::mem::take(&mut self.partial).freeze()))
-    }
-
-    fn release(&mut self) {
-        self.room.give_back(self.charged);
-        self.charged = 0;
-    }
-}
-
-impl Drop for Assembler<'_> {
-    fn drop(&mut self) {
-        self.release();
     }
 }
 
 /// Counts what streams gave to HTTP/2 and the socket does not have yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
     bytes: Cell<usize>,
+    all: Arc<Sum>,
     less: Notify,
 }
 
 impl Queue {
+    /// `all`: of all connections.
+    pub(crate) fn new(all: Arc<Sum>) -> Self {
+        Self { bytes: Cell::new(0), all, less: Notify::new() }
+    }
+
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.get()
     }
 
-    /// Wait until there is room for one more piece.
+    /// Wait until there is room for one more piece. While all connections have too much, one has its share.
     pub(crate) async fn room(&self) {
-        while self.bytes.get() >= MAX_QUEUED {
+        while self.bytes.get() >= if self.all.is_full() { QUEUED_SHARE } else { MAX_QUEUED } {
             self.less.notified().await;
         }
     }
 
     fn add(&self, size: usize) {
         self.bytes.set(self.bytes.get() + size);
+        self.all.add(size);
     }
 
     fn take(&self, size: usize) {
         let before = self.bytes.get();
         self.bytes.set(before - size);
-        if before >= MAX_QUEUED && before - size < MAX_QUEUED {
+        self.all.take(size);
+        if [QUEUED_SHARE, MAX_QUEUED].iter().any(|most| (before - size..before).contains(&(most - 1))) {
             self.less.notify_waiters();
         }
     }
@@ -329,8 +419,8 @@ mod tests {
         let sent: Vec<Vec<u8>> = [0, 1, 7, 300, 20_000, 3].iter().map(|n| (0..*n).map(|i| i as u8).collect()).collect();
         let bytes = Bytes::from(wire(&sent));
         for step in [1, 2, 3, 4, 5, 6, 9, 4_096, 100_000] {
-            let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
-            let room = Room { most: 1 << 20, all: &all, connection: &connection };
+            let (all, connection) = (Sum::new(1 << 20), Cell::new(0));
+            let room = Room { all: &all, connection: &connection };
             let mut assembler = Assembler::new(1 << 20, room);
             let mut got = Vec::new();
             let mut rest = bytes.clone();
@@ -342,58 +432,71 @@ mod tests {
             }
             assert_eq!(got, sent, "in steps of {step}");
             assert!(!assembler.is_torn());
-            assert_eq!((all.load(Ordering::Relaxed), connection.get()), (0, 0));
+            assert_eq!((all.used(), connection.get()), (0, 0));
         }
     }
 
     #[test]
     fn what_is_unfinished_is_counted_until_it_goes() {
-        let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
-        let room = Room { most: 1 << 20, all: &all, connection: &connection };
+        let (all, connection) = (Sum::new(1 << 20), Cell::new(0));
+        let room = Room { all: &all, connection: &connection };
         let mut assembler = Assembler::new(1 << 20, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 1, 0, 1, 2, 3]));
         assert_eq!(assembler.next(), Ok(None));
-        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (3, 3));
+        assert_eq!((all.used(), connection.get()), (3, 3));
         assert!(assembler.is_torn());
         drop(assembler);
-        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (0, 0));
+        assert_eq!((all.used(), connection.get()), (0, 0));
     }
 
     #[test]
     fn refuses_what_is_too_large_compressed_or_without_room() {
-        let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
-        let room = Room { most: 100, all: &all, connection: &connection };
+        let (all, connection) = (Sum::new(100), Cell::new(0));
+        let room = Room { all: &all, connection: &connection };
         let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
         assert_eq!(assembler.next(), Err(Unacceptable::TooLarge(11)));
         let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[1, 0, 0, 0, 1]));
         assert_eq!(assembler.next(), Err(Unacceptable::Compressed));
-        all.store(100, Ordering::Relaxed);
+        let mut assembler = Assembler::new(10, room);
+        assembler.push(Bytes::from_static(&[1, 0, 0, 0, 11]));
+        assert_eq!(assembler.next(), Err(Unacceptable::TooLarge(11)), "compressed or not");
+        let mut assembler = Assembler::new(10, room);
+        assembler.push(Bytes::from_static(b"<html"));
+        assert_eq!(assembler.next(), Err(Unacceptable::TooLarge(0x6874_6D6C)));
+        let mut assembler = Assembler::new(10, room);
+        assembler.push(Bytes::from_static(&[2, 0, 0, 0, 1]));
+        assert_eq!(assembler.next(), Err(Unacceptable::NoMessage(2)));
+        all.add(100);
         let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1]));
         assert_eq!(assembler.next(), Err(Unacceptable::NoMemory));
         drop(assembler);
-        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (100, 0));
+        assert_eq!((all.used(), connection.get()), (100, 0));
     }
 
     #[test]
-    fn one_connection_leaves_room_for_others() {
-        let (all, hog, other) = (AtomicUsize::new(0), Cell::new(0), Cell::new(0));
-        let begin = |connection| {
-            let mut assembler = Assembler::new(1_000, Room { most: 1_000, all: &all, connection });
-            assembler.push(Bytes::from([&[0, 0, 0, 3, 0xE8], &[1; 100][..]].concat()));
-            let begun = assembler.next();
-            (assembler, begun)
-        };
-        let mut held: Vec<_> = (0..6).map(|_| begin(&hog)).collect();
-        let refused = held.iter().filter(|(_, begun)| *begun == Err(Unacceptable::NoMemory)).count();
-        assert_eq!(refused, 1, "500 bytes of 1,000");
-        held.extend((0..5).map(|_| begin(&other)));
-        assert_eq!(held.iter().filter(|(_, begun)| *begun == Ok(None)).count(), 10);
-        assert_eq!(all.load(Ordering::Relaxed), 1_000);
-        drop(held);
-        assert_eq!((all.load(Ordering::Relaxed), hog.get(), other.get()), (0, 0, 0));
+    fn who_wants_much_leaves_room_for_others() {
+        for hogs in [1, 2, 4, 9] {
+            let all = Sum::new(10_000);
+            let connections: Vec<_> = (0..=hogs).map(|_| Cell::new(0)).collect();
+            let begin = |connection| {
+                let mut assembler = Assembler::new(1_000, Room { all: &all, connection });
+                assembler.push(Bytes::from([&[0, 0, 0, 3, 0xE8], &[1; 100][..]].concat()));
+                let begun = assembler.next();
+                (assembler, begun)
+            };
+            let taken: Vec<_> = (0..100).flat_map(|_| &connections[..hogs]).map(begin).collect();
+            for hog in &connections[..hogs] {
+                let share = 10_000 / (hogs + 1);
+                assert!((share - 200..=share + 200).contains(&hog.get()), "{} of {hogs}", hog.get());
+            }
+            let (other, begun) = begin(&connections[hogs]);
+            assert_eq!(begun, Ok(None), "beside {hogs}");
+            drop((taken, other));
+            assert_eq!((all.used(), connections[0].get()), (0, 0));
+        }
     }
 
     #[test]
@@ -420,7 +523,8 @@ mod tests {
 
     #[test]
     fn a_piece_is_counted_until_it_is_sent_or_dropped() {
-        let queue = Rc::new(Queue::default());
+        let all = Arc::new(Sum::new(100));
+        let queue = Rc::new(Queue::new(Arc::clone(&all)));
         let message = Encoded { head: vec![1; 95], ..Encoded::default() };
         let mut piece = Piece::message(message.clone());
         drop(piece.split_to(10).queued(&queue));
@@ -429,9 +533,9 @@ mod tests {
         assert_eq!(queue.bytes(), 90);
         piece.advance(40);
         let other = Piece::message(message).queued(&queue);
-        assert_eq!(queue.bytes(), 150);
+        assert_eq!((queue.bytes(), all.used.load(Ordering::Relaxed)), (150, 150));
         drop((piece, other));
-        assert_eq!(queue.bytes(), 0);
+        assert_eq!((queue.bytes(), all.used.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

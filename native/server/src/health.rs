@@ -15,8 +15,8 @@ use crate::framing::Assembler;
 use crate::limits::HEALTH_REQUEST;
 use crate::listen::{Phase, Shared};
 
-pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
-pub(crate) const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 const LIVENESS: &str = "liveness";
 
@@ -49,18 +49,57 @@ fn serving<L: Logic>(shared: &Shared<L>, service: &str) -> Serving {
     if shared.phase() == Phase::Serving && shared.logic.ready() { Serving::Yes } else { Serving::No }
 }
 
-/// Answer once.
-pub(crate) async fn check<L: Logic>(
+/// What may be asked.
+#[derive(Clone, Copy)]
+pub(crate) enum Call {
+    /// Once.
+    Check,
+    /// Now, and whenever the answer changes, until the server drains.
+    Watch,
+}
+
+impl Call {
+    /// The call that a path stands for.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        match path {
+            CHECK => Some(Self::Check),
+            WATCH => Some(Self::Watch),
+            _ => None,
+        }
+    }
+}
+
+/// Answer one call.
+pub(crate) async fn answer<L: Logic>(
+    call: Call,
     around: &Around<L>,
     body: &mut RecvStream,
     writer: &mut Writer,
 ) -> Result<Status, Gone> {
-    let shared = &*around.shared;
     let service = match request(around, body).await? {
         Ok(service) => service,
         Err(status) => return Ok(status),
     };
-    let found = serving(shared, &service);
+    match call {
+        Call::Check => check(&around.shared, &service, writer).await,
+        Call::Watch => {
+            let watching = watch(around, &service, writer);
+            let mut watching = pin!(watching);
+            poll_fn(|cx| match body.poll_data(cx) {
+                // Nobody reads it, so it would stay.
+                Poll::Ready(Some(Ok(data))) if !data.is_empty() => {
+                    Poll::Ready(Ok(Status::new("13", "more than one message in a call that takes one")))
+                }
+                Poll::Ready(Some(Err(_))) => Poll::Ready(Err(Gone)),
+                _ => watching.as_mut().poll(cx),
+            })
+            .await
+        }
+    }
+}
+
+async fn check<L: Logic>(shared: &Shared<L>, service: &str, writer: &mut Writer) -> Result<Status, Gone> {
+    let found = serving(shared, service);
     if found == Serving::Unknown {
         return Ok(Status::new("5", "no service of this name"));
     }
@@ -68,22 +107,13 @@ pub(crate) async fn check<L: Logic>(
     Ok(Status::OK)
 }
 
-/// Answer now, and whenever the answer changes, until the server drains.
-pub(crate) async fn watch<L: Logic>(
-    around: &Around<L>,
-    body: &mut RecvStream,
-    writer: &mut Writer,
-) -> Result<Status, Gone> {
+async fn watch<L: Logic>(around: &Around<L>, service: &str, writer: &mut Writer) -> Result<Status, Gone> {
     let shared = &*around.shared;
-    let service = match request(around, body).await? {
-        Ok(service) => service,
-        Err(status) => return Ok(status),
-    };
     let mut changes = shared.changes();
     let mut last = None;
     loop {
         changes.mark_unchanged();
-        let found = serving(shared, &service);
+        let found = serving(shared, service);
         if last != Some(found) {
             last = Some(found);
             writer.send(&mut vec![found.message()]).await?;
@@ -122,7 +152,7 @@ async fn request<L: Logic>(around: &Around<L>, body: &mut RecvStream) -> Result<
             Ok(Some(message)) => {
                 return Ok(service(&message).ok_or_else(|| Status::new("3", "not a HealthCheckRequest")));
             }
-            Err(problem) => return Ok(Err(unacceptable(problem, MAX_REQUEST))),
+            Err(problem) => return Ok(Err(unacceptable(problem, MAX_REQUEST, ""))),
         }
     }
 }

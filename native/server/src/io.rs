@@ -3,7 +3,7 @@
 //! h2 writes each frame that is longer than a few hundred bytes by itself. Here writes go to a buffer, and whoever
 //! drives the connection calls `poll_out` once it has nothing more to say for now.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
@@ -11,17 +11,50 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::authority::Rewriter;
-use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, TURN, UNSENT, WRITE_BUFFER};
+use crate::limits::{
+    CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, ROUND, TURN, UNSENT, WRITE_BUFFER,
+};
+
+thread_local! {
+    /// Where sockets are read into; what came is passed on before another one is read.
+    static INPUT: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
+    /// A buffer for the next connection that needs one: those that are idle have none.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// What connections have read since their streams had their turn.
+    static READ: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether connections may read on. Else it is the turn of the streams that were woken before now.
+fn is_round_open() -> bool {
+    let read = READ.get();
+    if read > ROUND && read < usize::MAX {
+        READ.set(usize::MAX);
+        drop(spawn_local(async { READ.set(0) })); // behind them in the queue of this thread
+    }
+    read <= ROUND
+}
+
+/// Let go of a buffer in which nothing is left.
+fn recycle(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    let spare = SPARE.take();
+    SPARE.set(if spare.capacity() < buffer.capacity() && buffer.capacity() <= WRITE_BUFFER * 2 {
+        std::mem::take(buffer)
+    } else {
+        *buffer = Vec::new();
+        spare
+    });
+}
 
 /// The two sides of a connection's socket share this: h2 and the connection's driver.
 pub(crate) struct Buffered<S>(Rc<RefCell<Inner<S>>>);
 
 struct Inner<S> {
     socket: S,
-    input: Box<[u8]>,
     passed: Vec<u8>,
     passed_at: usize,
     ended: bool,
@@ -45,7 +78,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
     pub(crate) fn new(socket: S) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             socket,
-            input: vec![0; READ_BUFFER].into_boxed_slice(),
             passed: Vec::new(),
             passed_at: 0,
             ended: false,
@@ -86,6 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         while self.output_at < self.output.len() {
             let Poll::Ready(count) = Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..])? else {
                 self.blocked = true;
+                self.output.drain(..self.output_at);
+                self.output_at = 0;
                 return Poll::Pending;
             };
             if count == 0 {
@@ -95,16 +129,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
             self.heard |= self.blocked; // there is room again: somebody takes what we send
         }
         self.blocked = false;
-        self.output.clear();
         self.output_at = 0;
-        if self.output.capacity() > WRITE_BUFFER * 2 {
-            self.output = Vec::new();
-        }
+        recycle(&mut self.output);
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn say(&mut self, bytes: &[u8]) {
         self.flooded |= !self.counter.goes(bytes);
+        if self.output.capacity() == 0 {
+            self.output = SPARE.take();
+        }
         self.output.extend_from_slice(bytes);
     }
 
@@ -116,27 +150,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         if self.flooded {
             return Poll::Pending; // until the driver ends it
         }
-        if self.turn >= TURN {
+        if self.turn >= TURN || !is_round_open() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         if self.blocked && self.output.len() - self.output_at >= UNSENT {
             ready!(self.poll_out(cx))?;
         }
-        let mut buffer = ReadBuf::new(&mut self.input);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
-        let count = buffer.filled().len();
-        self.turn += count;
-        self.heard |= count > 0;
-        self.passed.clear();
-        self.passed_at = 0;
-        if !self.counter.came(&self.input[..count]) {
-            self.flooded = true;
-            return Poll::Pending;
+        INPUT.with_borrow_mut(|input| {
+            let mut buffer = ReadBuf::new(input);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+            self.came(buffer.filled());
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn came(&mut self, bytes: &[u8]) {
+        self.turn += bytes.len();
+        READ.set(READ.get().saturating_add(bytes.len()));
+        self.heard |= !bytes.is_empty();
+        self.ended = bytes.is_empty();
+        self.flooded = !self.counter.came(bytes);
+        if !self.flooded {
+            if self.passed.capacity() == 0 {
+                self.passed = SPARE.take();
+            }
+            self.rewriter.pass(bytes, &mut self.passed);
         }
-        self.rewriter.pass(&self.input[..count], &mut self.passed);
-        self.ended = count == 0;
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -145,10 +185,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
         let mut inner = self.0.borrow_mut();
         while inner.passed_at == inner.passed.len() && !inner.ended {
             ready!(inner.poll_in(cx))?;
+            if inner.flooded {
+                return Poll::Pending; // until the driver ends it
+            }
         }
         let count = buf.remaining().min(inner.passed.len() - inner.passed_at);
         buf.put_slice(&inner.passed[inner.passed_at..inner.passed_at + count]);
         inner.passed_at += count;
+        if inner.passed_at == inner.passed.len() {
+            inner.passed_at = 0;
+            recycle(&mut inner.passed);
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -44,8 +44,14 @@ pub struct Config {
     pub tls: Option<TlsSource>,
     /// Bytes of one gRPC message.
     pub max_message: usize,
-    /// Bytes of messages of which a part is still to come, over all streams. A connection may have half of it.
-    pub max_assembling: usize,
+    /// Bytes, over all connections, of streams by themselves and of what came and waits: messages of which a part is
+    /// still to come, or that come faster than the client takes the answers. A connection may have no more
+    /// than what is left of it.
+    pub max_waiting: usize,
+    /// Bytes on their way out, over all connections, beyond which one has no more than a small share of its own.
+    pub max_queued: usize,
+    /// Connections at once.
+    pub max_connections: usize,
     /// The time in which a request body that is held back has to be complete.
     pub request_timeout: Duration,
     /// Threads that serve connections; at least one.

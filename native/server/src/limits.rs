@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-/// Bytes of one stream on their way to us: HTTP/2's flow control lets no more be unread.
-pub const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes of one stream on their way to us, those included that came while its answers were not taken.
+pub const STREAM_WINDOW: u32 = 256 << 10;
 
-/// Bytes of all streams of a connection on their way to us.
-pub const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of all streams of a connection on their way to us, beside what `Config::max_waiting` counts.
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Bytes of one DATA frame. Envoy sends 16 KiB whatever we say; others send a message in one piece, which is not copied.
-pub const MAX_FRAME: u32 = 128 << 10;
+/// Bytes of one frame. A connection may hold all of one but its end, and there are many; Envoy sends no longer ones
+/// whatever is allowed.
+pub const MAX_FRAME: u32 = 16 << 10;
 
 /// Bytes of a request's headers, decoded. Envoy sends 300.
 pub const MAX_HEADERS: u32 = 16 << 10;
@@ -17,8 +18,15 @@ pub const MAX_HEADERS: u32 = 16 << 10;
 /// Streams at once on a connection. Envoy opens another connection for more; its own limit is 1,024 by default.
 pub const MAX_STREAMS: u32 = 10_000;
 
-/// Connections at once. A gateway has one for each of its threads.
+/// Connections at once, where there is memory for them. A gateway has one for each of its threads.
 pub const MAX_CONNECTIONS: usize = 4_096;
+
+/// Bytes that a connection takes at most, beside what is counted by itself: part of a frame, what waits for its socket,
+/// its share of what waits in HTTP/2.
+pub const PER_CONNECTION: usize = 128 << 10;
+
+/// Bytes that a stream takes by itself.
+pub const PER_STREAM: usize = 8 << 10;
 
 /// Connections at once to the port for health: a kubelet's, a monitor's. Who fills it takes nothing from Envoy.
 pub const MAX_HEALTH_CONNECTIONS: usize = 256;
@@ -35,8 +43,8 @@ pub const IDLE_TICKS: u32 = 360;
 /// Ticks without a stream after which a connection that serves health is closed. A kubelet opens one for each probe.
 pub const HEALTH_IDLE_TICKS: u32 = 6;
 
-/// The part of `Config::max_assembling` that one connection may have: others are to have some too.
-pub const ASSEMBLING_SHARE: usize = 2;
+/// The least that `Config::max_waiting` is, in messages of full length: a connection that is alone may have half.
+pub const LEAST_WAITING: usize = 2;
 
 /// Streams that the client reset before we looked at them: as many as there can be, for a thread that is late finds
 /// many at once. Their rate is bounded by `CHEAP_FRAMES`.
@@ -49,7 +57,7 @@ pub const REMEMBERED_RESETS: usize = 1_000;
 pub const REMEMBER_RESETS: Duration = Duration::from_secs(5);
 
 /// Overhead of small unread DATA frames on a connection: 256 bytes for each. Tokens come in such frames.
-pub const FRAME_OVERHEAD: usize = 16 << 20;
+pub const FRAME_OVERHEAD: usize = 4 << 20;
 
 /// Frames that cost a client nothing, at once and per second: PING, SETTINGS, PRIORITY, and RST_STREAM of a stream
 /// that we have not ended. Clients that leave make Envoy send one for each. It also sends one for each stream that we
@@ -87,7 +95,10 @@ pub const WRITE_RATE: usize = 16 << 10;
 pub const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Bytes read for one connection before the others of its thread have their turn.
-pub const TURN: usize = 256 << 10;
+pub const TURN: usize = 64 << 10;
+
+/// Streams begun for one connection before the others of its thread have their turn.
+pub const BEGUN: usize = 64;
 
 /// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
 pub const SEND_BUFFER: usize = 64 << 10;
@@ -95,11 +106,23 @@ pub const SEND_BUFFER: usize = 64 << 10;
 /// Bytes of all streams of a connection that wait in HTTP/2, before streams have to wait.
 pub const MAX_QUEUED: usize = 4 << 20;
 
+/// The same of a connection while all of them have more than `Config::max_queued`.
+pub const QUEUED_SHARE: usize = 32 << 10;
+
 /// Bytes that a socket does not take before nothing more is read: answers to what is read would only add to them.
-pub const UNSENT: usize = 64 << 10;
+pub const UNSENT: usize = 32 << 10;
 
 /// Bytes that wait to be written to a socket before streams have to wait.
-pub const WRITE_BUFFER: usize = 256 << 10;
+pub const WRITE_BUFFER: usize = 64 << 10;
 
 /// Bytes read from a socket at once.
 pub const READ_BUFFER: usize = 64 << 10;
+
+/// Bytes that the connections of a thread read before their streams have their turn.
+pub const ROUND: usize = 4 << 20;
+
+/// Work, in bytes to look at, beyond which a message is handed to a thread of its own: half a millisecond.
+pub const INLINE_WORK: usize = 256 << 10;
+
+/// Threads for such work, beside each that serves. One may be lost to certificate files that cannot be read.
+pub const WORKERS: usize = 3;

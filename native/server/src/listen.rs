@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
-use crate::limits::{ASSEMBLING_SHARE, FAREWELL, MAX_CONNECTIONS, MAX_HANDSHAKES, MAX_HEALTH_CONNECTIONS};
+use crate::framing::Sum;
+use crate::limits::{FAREWELL, LEAST_WAITING, MAX_HANDSHAKES, MAX_HEALTH_CONNECTIONS, WORKERS};
 use crate::tls::Certificates;
 use crate::{Clock, Config, Event};
 
@@ -32,13 +33,6 @@ impl Serves {
     /// Whether such connections begin no more, and end when they can.
     pub(crate) fn ends_at(self, phase: Phase) -> bool {
         phase == Phase::Stopped || self == Self::Everything && phase == Phase::Draining
-    }
-
-    fn most(self) -> usize {
-        match self {
-            Self::Everything => MAX_CONNECTIONS,
-            Self::Health => MAX_HEALTH_CONNECTIONS,
-        }
     }
 }
 
@@ -55,9 +49,9 @@ pub(crate) struct Shared<L> {
     pub(crate) logic: Arc<L>,
     pub(crate) clock: Clock,
     pub(crate) max_message: usize,
-    pub(crate) max_assembling: usize,
     pub(crate) request_timeout: Duration,
-    pub(crate) assembling: AtomicUsize,
+    pub(crate) waiting: Sum,
+    pub(crate) queued: Arc<Sum>,
     pub(crate) handshakes: Semaphore,
     pub(crate) failures: Arc<AtomicU64>,
     pub(crate) events: Arc<dyn Fn(Event) + Send + Sync>,
@@ -85,34 +79,38 @@ impl<L: Logic> Shared<L> {
             logic,
             clock: Clock::starting(0.0),
             max_message: 1 << 20,
-            max_assembling: 4 << 20,
             request_timeout: Duration::from_secs(120),
-            assembling: AtomicUsize::new(0),
+            waiting: Sum::new(16 << 20),
+            queued: Arc::new(Sum::new(2 << 20)),
             handshakes: Semaphore::new(MAX_HANDSHAKES),
             failures: Arc::default(),
             events: Arc::new(|_| {}),
             phase,
-            live: Arc::default(),
+            live: Arc::new(Live::new(1)),
         };
         (Arc::new(shared), sender)
     }
 }
 
 /// Connections that are open, by what they serve. A drain waits for the end of those that serve everything.
-#[derive(Default)]
 struct Live {
+    most: [usize; 2],
     counts: Mutex<[usize; 2]>,
     changed: Condvar,
 }
 
 impl Live {
+    fn new(max_connections: usize) -> Self {
+        Self { most: [max_connections, MAX_HEALTH_CONNECTIONS], counts: Mutex::default(), changed: Condvar::new() }
+    }
+
     fn counts(&self) -> MutexGuard<'_, [usize; 2]> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(self: &Arc<Self>, serves: Serves) -> Option<Alive> {
         let mut counts = self.counts();
-        if counts[serves as usize] >= serves.most() {
+        if counts[serves as usize] >= self.most[serves as usize] {
             return None;
         }
         counts[serves as usize] += 1;
@@ -207,14 +205,14 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
         config.health_address.map_or(Ok((Vec::new(), 0)), |addresses| bind(&addresses, "--health-address"))?;
     let (phase, changes) = watch::channel(Phase::Serving);
     let failures = Arc::new(AtomicU64::new(0));
-    let live = Arc::new(Live::default());
+    let live = Arc::new(Live::new(config.max_connections));
     let shared = Arc::new(Shared {
         logic,
         clock: Clock::starting(config.clock),
         max_message: config.max_message,
-        max_assembling: config.max_assembling.max(config.max_message * ASSEMBLING_SHARE),
         request_timeout: config.request_timeout,
-        assembling: AtomicUsize::new(0),
+        waiting: Sum::new(config.max_waiting.max(config.max_message * LEAST_WAITING)),
+        queued: Arc::new(Sum::new(config.max_queued)),
         handshakes: Semaphore::new(MAX_HANDSHAKES),
         failures: Arc::clone(&failures),
         events: config.events,
@@ -239,7 +237,8 @@ fn spawn<F: Future<Output = ()>>(
     name: String,
     work: impl FnOnce() -> F + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime: Runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+    let runtime: Runtime =
+        Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(WORKERS).build()?;
     thread::Builder::new().name(name).spawn(move || {
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, work());
@@ -347,7 +346,10 @@ async fn accept<L: Logic>(
         let Some(alive) = shared.live.enter(serves) else {
             if told.elapsed() >= FULL_AGAIN {
                 told = Instant::now();
-                (shared.events)(Event::ConnectionRefused(format!("{} connections are open", serves.most())));
+                (shared.events)(Event::ConnectionRefused(format!(
+                    "{} connections are open",
+                    shared.live.most[serves as usize]
+                )));
             }
             continue;
         };
@@ -434,7 +436,7 @@ mod tests {
 
     #[test]
     fn health_has_a_limit_of_its_own() {
-        let live = Arc::new(Live::default());
+        let live = Arc::new(Live::new(1));
         let held: Vec<_> = (0..MAX_HEALTH_CONNECTIONS).map_while(|_| live.enter(Serves::Health)).collect();
         assert_eq!(held.len(), MAX_HEALTH_CONNECTIONS);
         assert!(live.enter(Serves::Health).is_none());

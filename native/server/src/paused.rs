@@ -17,7 +17,7 @@ use crate::METHOD;
 use crate::connection::{self, Around};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
-use crate::limits::{HANDSHAKE, WRITE_BUFFER};
+use crate::limits::{CONNECTION_WINDOW, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER};
 use crate::listen::{Phase, Serves, Shared};
 
 /// Run a test on a clock that goes on when all wait.
@@ -209,6 +209,151 @@ fn what_waits_for_a_client_that_does_not_read_is_bounded() {
         let _ = task.await;
         sleep(Duration::from_millis(1)).await;
         assert_eq!(around.queue.bytes(), 0);
+    });
+}
+
+/// A client whose streams, so many, are flooded with answers that it does not take.
+async fn stuck(socket: DuplexStream, streams: u32) -> Raw<DuplexStream> {
+    let mut client = Raw::hello(socket, 0).await;
+    for at in 0..streams {
+        client.send(&[kit::open(2 * at + 1), kit::say(2 * at + 1, b"gush")].concat()).await.unwrap();
+    }
+    sleep(Duration::from_millis(1)).await;
+    client
+}
+
+/// Send `size` bytes of small messages on a stream.
+async fn pour(client: &mut Raw<DuplexStream>, stream: u32, size: usize) {
+    for _ in 0..size / 16_000 {
+        client.send(&kit::data(stream, &[0; 16_000])).await.unwrap();
+    }
+    sleep(Duration::from_millis(1)).await;
+}
+
+#[test]
+fn streams_whose_answers_are_not_taken_keep_no_window_of_the_others() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = stuck(socket, 20).await;
+        for at in 0..20 {
+            pour(&mut client, 2 * at + 1, 200_000).await;
+        }
+        // The sum of their windows is far above that of the connection, which has been opened for so much.
+        client.send(&[kit::open(1_001), kit::say(1_001, b"close")].concat()).await.unwrap();
+        pour(&mut client, 1_001, 200_000).await;
+        assert!(!task.is_finished());
+        let mut granted = 65_535;
+        let waiting = world.shared.waiting.used();
+        assert!(waiting >= 20 * 192_000, "{waiting}");
+        let more = kit::frame(kit::WINDOW_UPDATE, 0, 1_001, &(1u32 << 20).to_be_bytes());
+        client.send(&more).await.unwrap();
+        loop {
+            let (kind, _, stream, payload) = client.next().await.expect("the connection ended");
+            if (kind, stream) == (kit::WINDOW_UPDATE, 0) {
+                granted += u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize;
+            } else if (kind, stream) == (kit::DATA, 1_001) {
+                break;
+            }
+        }
+        assert!(granted >= 20 * 192_000 + CONNECTION_WINDOW as usize, "{granted}");
+        drop(client);
+        let _ = task.await;
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.shared.waiting.used(), 0);
+    });
+}
+
+#[test]
+fn what_waits_is_bounded_over_all_connections() {
+    run(async {
+        let world = World::new();
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let (socket, task) = world.begin(Serves::Everything, BUFFER);
+            clients.push((stuck(socket, 20).await, task));
+        }
+        let most = world.shared.waiting.most();
+        for (client, _) in &mut clients {
+            for at in 0..20 {
+                pour(client, 2 * at + 1, 200_000).await; // 32 MB in all
+                assert!(world.shared.waiting.used() <= most);
+            }
+        }
+        assert!(world.shared.waiting.used() > most / 2);
+        assert!(world.logic.closed.load(Ordering::Relaxed) > 0, "some streams had to end");
+        assert!(clients.iter().all(|(_, task)| !task.is_finished()), "no connection did");
+    });
+}
+
+#[test]
+fn streams_without_room_are_refused_so_that_they_can_go_elsewhere() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 65_535).await;
+        let most = (world.shared.waiting.most() / 2 / PER_STREAM) as u32;
+        for at in 0..most + 3 {
+            client.send(&kit::open(2 * at + 1)).await.unwrap();
+        }
+        let mut refused = 0;
+        while refused < 3 {
+            let (kind, _, _, payload) = client.next().await.unwrap();
+            if kind == kit::PING {
+                panic!("{refused} of 3 were refused");
+            }
+            if kind == kit::RST_STREAM {
+                assert_eq!(payload, 7u32.to_be_bytes(), "REFUSED_STREAM");
+                refused += 1;
+            }
+        }
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut other = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+        Stream::answered(&mut other).await; // the other half is left for others
+    });
+}
+
+#[test]
+fn answers_that_wait_are_bounded_over_all_connections() {
+    run(async {
+        let world = World::new();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let around = Around::new(Arc::clone(&world.shared), Serves::Everything);
+            let (socket, task) = begin(Rc::clone(&around), BUFFER);
+            let mut client = Raw::hello(socket, 1 << 30).await;
+            let more = kit::frame(kit::WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
+            client.send(&more).await.unwrap();
+            for at in 0..20 {
+                client.send(&[kit::open(2 * at + 1), kit::say(2 * at + 1, b"gush")].concat()).await.unwrap();
+            }
+            sleep(Duration::from_millis(1)).await;
+            clients.push((client, task, around));
+        }
+        let (most, used) = (world.shared.queued.most(), world.shared.queued.used());
+        assert!(used >= most, "three connections of 4 MiB are more");
+        assert!(used < most + 3 * (QUEUED_SHARE + SEND_BUFFER), "{used}");
+        let (client, _, around) = clients.last_mut().unwrap();
+        let mut got = 0;
+        while got < 4 << 20 {
+            let (kind, _, _, payload) = client.next().await.unwrap();
+            got += if kind == kit::DATA { payload.len() } else { 0 };
+        }
+        assert!(around.queue.bytes() < QUEUED_SHARE + SEND_BUFFER, "its share, which goes on");
+    });
+}
+
+#[test]
+fn a_watch_of_health_takes_one_message() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Health, BUFFER);
+        let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+        let mut stream = Stream::open(&mut client, kit::WATCH).await;
+        stream.say(b"");
+        assert!(stream.hear().await.is_some());
+        stream.say(&[0; 1_000]);
+        assert_eq!(stream.code().await.as_deref(), Some("13"));
     });
 }
 

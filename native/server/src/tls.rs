@@ -100,8 +100,15 @@ fn build(material: &Material) -> io::Result<Arc<ServerConfig>> {
             builder.with_client_cert_verifier(verifier.build().map_err(io::Error::other)?)
         }
     };
-    let key = PrivateKeyDer::from_pem_slice(&material.key).map_err(io::Error::other)?;
-    let mut config = builder.with_single_cert(chain(&material.certificate)?, key).map_err(io::Error::other)?;
+    let unusable =
+        |what: &str, error: &dyn std::fmt::Display| io::Error::other(format!("{what} cannot be used: {error}"));
+    let key = PrivateKeyDer::from_pem_slice(&material.key).map_err(|error| unusable("tls.key", &error))?;
+    let certificates = chain(&material.certificate)?;
+    if certificates.is_empty() {
+        return Err(io::Error::other("tls.crt has no PEM certificate"));
+    }
+    let mut config =
+        builder.with_single_cert(certificates, key).map_err(|error| unusable("tls.crt with tls.key", &error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }
@@ -110,7 +117,11 @@ fn build(material: &Material) -> io::Result<Arc<ServerConfig>> {
 fn authorities(pem: &[u8]) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(chain(pem)?);
-    if roots.is_empty() { Err(io::Error::other("no usable PEM certificate of an authority")) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(io::Error::other("the file of --client-ca has no usable PEM certificate of an authority"))
+    } else {
+        Ok(roots)
+    }
 }
 
 fn chain(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -120,6 +131,20 @@ fn chain(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let told = |certificate: &[u8], key: &[u8]| {
+            let material = Material { certificate: certificate.to_vec(), key: key.to_vec(), authorities: None };
+            build(&material).err().unwrap().to_string()
+        };
+        let key = b"-----BEGIN PRIVATE KEY-----\nMAMCAQE=\n-----END PRIVATE KEY-----\n";
+        assert!(told(b"junk", key).contains("tls.crt has no PEM certificate"));
+        assert!(
+            told(include_bytes!("../tests/kit/authority.pem"), key).contains("tls.crt with tls.key cannot be used")
+        );
+        assert!(told(b"junk", b"junk").contains("tls.key cannot be used"));
+    }
 
     #[test]
     fn one_odd_authority_does_not_lock_out_the_others() {

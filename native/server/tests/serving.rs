@@ -13,7 +13,7 @@ use http::Request;
 use rollouts_server::{Config, Event, Handle, METHOD, resolve, serve};
 use tokio::net::TcpStream;
 
-use kit::{CHECK, Echo, Raw, Stream, WATCH};
+use kit::{CHECK, Echo, LONG, Raw, Stream, WATCH};
 
 const MAX_MESSAGE: usize = 1 << 20;
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -38,7 +38,9 @@ impl World {
             health_address: Some(resolve("127.0.0.1:0").unwrap()),
             tls: None,
             max_message: MAX_MESSAGE,
-            max_assembling: 64 << 20,
+            max_waiting: 64 << 20,
+            max_queued: 16 << 20,
+            max_connections: 100,
             request_timeout,
             threads: 2,
             clock: 0.0,
@@ -135,6 +137,77 @@ fn a_panic_is_the_end_of_one_stream() {
         assert_eq!(world.handle.failures(), 1);
         other.say(b"hello");
         assert_eq!(other.hear().await.as_deref(), Some(&b"hello"[..]));
+    });
+}
+
+#[test]
+fn long_work_keeps_no_other_stream_waiting() {
+    run(async {
+        let world = World::new();
+        let mut client = world.client().await; // all on one thread
+        let mut other = Stream::answered(&mut client).await;
+        let mut long = Stream::open(&mut client, METHOD).await;
+        let gate = Arc::clone(&world.logic.gate);
+        let held = gate.lock().await;
+        long.say(&vec![3; LONG]);
+        for _ in 0..100 {
+            other.say(b"hello");
+            assert_eq!(other.hear().await.as_deref(), Some(&b"hello"[..]));
+        }
+        long.say(b"behind it");
+        drop(held);
+        assert_eq!(long.hear().await, Some(vec![3; LONG]));
+        assert_eq!(long.hear().await.as_deref(), Some(&b"behind it"[..]), "in order");
+    });
+}
+
+#[test]
+fn a_stream_that_is_reset_in_the_midst_of_long_work_is_closed_after_it() {
+    run(async {
+        let world = World::new();
+        let mut client = world.client().await;
+        let gate = Arc::clone(&world.logic.gate);
+        let held = gate.lock().await;
+        let mut long = Stream::open(&mut client, METHOD).await;
+        long.say(&vec![3; LONG]);
+        let mut other = Stream::answered(&mut client).await;
+        long.send.send_reset(h2::Reason::CANCEL);
+        other.say(b"close");
+        assert_eq!(other.code().await.as_deref(), Some("0"));
+        drop(held);
+        while world.logic.closed.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(world.is_well().await);
+    });
+}
+
+#[test]
+fn who_compresses_is_told_what_is_not_read() {
+    run(async {
+        let world = World::new();
+        let mut client = world.client().await;
+        for (encoding, code, told) in [
+            (Some("gzip"), "12", "compressed with gzip (grpc-encoding) are not read"),
+            (Some("identity"), "13", "grpc-encoding does not say how"),
+            (None, "13", "grpc-encoding does not say how"),
+        ] {
+            let more: Vec<_> = encoding.map(|name| ("grpc-encoding", name.to_owned())).into_iter().collect();
+            let mut stream = Stream::with_headers(&mut client, METHOD, &more).await;
+            stream.send.send_data(Bytes::from_static(&[1, 0, 0, 0, 1, 0]), false).unwrap();
+            let (found, text) = stream.status().await.unwrap();
+            assert_eq!(found, code);
+            assert!(text.contains(told), "{text}");
+            assert_eq!(stream.head.contains_key("grpc-accept-encoding"), code == "12");
+        }
+        let mut stream = Stream::open(&mut client, METHOD).await;
+        stream.send.send_data(Bytes::from_static(b"\x02\0\0\0\x01\0"), false).unwrap();
+        let (code, text) = stream.status().await.unwrap();
+        assert!(code == "13" && text.contains("begins with 2"), "{code} {text}");
+        let mut stream = Stream::open(&mut client, METHOD).await;
+        stream.send.send_data(Bytes::from_static(&[1, 0, 0x20, 0, 0]), false).unwrap();
+        let (code, text) = stream.status().await.unwrap();
+        assert!(code == "8" && text.contains("at most 1048576"), "{code} {text}");
     });
 }
 
@@ -263,7 +336,9 @@ fn listening(address: &str) -> std::io::Result<Handle> {
         health_address: Some(resolve(address)?),
         tls: None,
         max_message: MAX_MESSAGE,
-        max_assembling: 64 << 20,
+        max_waiting: 64 << 20,
+        max_queued: 16 << 20,
+        max_connections: 100,
         request_timeout: TIMEOUT,
         threads: 1,
         clock: 0.0,

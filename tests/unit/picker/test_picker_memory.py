@@ -10,6 +10,8 @@ from benchmarks.picker.uploads import measure
 from rollouts.picker.memory import budget_of, memory_limit
 
 MIB = 1 << 20
+BOTH: tuple[str, ...] = ()
+"""Nothing to exchange: the measurement starts a picker on the path that it is told."""
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,8 @@ def test_a_limit_that_leaves_nothing_is_refused_in_words() -> None:
 
 
 @pytest.mark.slow
-def test_unfinished_uploads_stay_below_a_small_limit_and_are_told() -> None:
-    found = measure(clients=10, size=12_000_000, limit=256 * MIB, timeout=3.0)
+def test_unfinished_uploads_stay_below_a_small_limit_and_are_told(data_path: str) -> None:
+    found = measure(clients=10, size=12_000_000, limit=256 * MIB, timeout=3.0, data_path=data_path)
 
     assert found.peak < found.limit
     assert found.after_timeout == {503: 5, 408: 5}
@@ -54,8 +56,10 @@ def test_unfinished_uploads_stay_below_a_small_limit_and_are_told() -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(180)
-def test_ten_unfinished_uploads_of_60_mb_stay_below_512_mib() -> None:
-    found = measure(timeout=20.0)
+def test_a_thousand_streams_and_then_ten_unfinished_uploads_of_60_mb_stay_below_512_mib(
+    data_path: str,
+) -> None:
+    found = measure(timeout=20.0, opened=1000, data_path=data_path)
 
     assert found.peak < 512
     assert found.after_timeout == {503: 7, 408: 3}

@@ -12,6 +12,7 @@ use http::{HeaderMap, Request};
 use rollouts_core::encoding::Encoded;
 use rollouts_server::{Flow, Logic, METHOD, StreamLogic};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Mutex;
 
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -21,18 +22,24 @@ pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
 pub struct Echo {
     pub ready: AtomicBool,
     pub closed: Arc<AtomicUsize>,
+    /// Long messages need it: whoever holds it keeps them.
+    pub gate: Arc<Mutex<()>>,
 }
 
 pub struct EchoStream {
     waiting: bool,
     pub closed: Arc<AtomicUsize>,
+    gate: Arc<Mutex<()>>,
 }
+
+/// Bytes of a message that is not echoed by the thread that serves.
+pub const LONG: usize = 300_000;
 
 impl Logic for Echo {
     type Stream = EchoStream;
 
     fn open(&self, _: f64) -> EchoStream {
-        EchoStream { waiting: true, closed: Arc::clone(&self.closed) }
+        EchoStream { waiting: true, closed: Arc::clone(&self.closed), gate: Arc::clone(&self.gate) }
     }
 
     fn ready(&self) -> bool {
@@ -46,6 +53,7 @@ pub fn reply(bytes: &[u8]) -> Encoded {
 
 impl StreamLogic for EchoStream {
     fn receive(&mut self, message: Bytes, _: f64, out: &mut Vec<Encoded>) -> Flow {
+        let _gate = (message.len() >= LONG).then(|| self.gate.blocking_lock());
         match &message[..] {
             b"panic" => panic!("as asked"),
             b"abort" => return Flow::Abort("no place for this: 100 %\n".to_owned()),
@@ -54,6 +62,7 @@ impl StreamLogic for EchoStream {
                 out.push(reply(b"bye"));
                 return Flow::Close;
             }
+            b"gush" => out.extend((0..8).map(|_| reply(&[7; 60_000]))),
             b"flood" => out.extend((0..64).map(|_| reply(&[7; 60_000]))),
             _ => out.push(reply(&message)),
         }
@@ -209,6 +218,11 @@ pub fn open(stream: u32) -> Vec<u8> {
 pub fn say(stream: u32, message: &[u8]) -> Vec<u8> {
     let length = (message.len() as u32).to_be_bytes();
     frame(DATA, 0, stream, &[&[0][..], &length, message].concat())
+}
+
+/// A part of a message, or of several.
+pub fn data(stream: u32, bytes: &[u8]) -> Vec<u8> {
+    frame(DATA, 0, stream, bytes)
 }
 
 pub fn reset(stream: u32) -> Vec<u8> {
