@@ -1,4 +1,4 @@
-"""Sequences of requests through both data paths: ``python -m benchmarks.native.sequences``.
+"""Sequences of requests through both data paths: ``python -m benchmarks.native.sequences --processes 2``.
 
 A made-up cluster with rules, generic ones too, splits among variants, sticky keys, pins and gates changes now and then;
 its pods report loads, and go and come. Between two changes requests come in all shapes that Envoy gives them, several
@@ -15,6 +15,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -22,6 +23,7 @@ import inference_rollouts_native
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from benchmarks.native.blocks import dealt
 from rollouts.picker.core.encoding import encode
 from rollouts.picker.core.measure import ObservedResponse
 from rollouts.picker.core.objects import PoolName, read_snapshot
@@ -34,7 +36,7 @@ from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.native import NativeMetrics
 from tests.kit.twins import Router as NativeRouter
 
-__all__ = ["Difference", "run"]
+__all__ = ["PER_PAST", "Difference", "past", "run"]
 
 _POOLS = (PoolName("default", "pool"), PoolName("default", "other"))
 _MODELS = ("m", "n", "travelhelper", "v1", "v2", "", "stranger", "lora-a", "it's", "é")
@@ -42,6 +44,8 @@ _VERSIONS = ("v1", "v2", "v3", "lora-a", "é")
 _WEIGHTS = (0, 1, 1, 3, 10, 50, 90, 99, 100, 997)
 _PER_WORLD = 100
 """Requests between two changes of the cluster."""
+PER_PAST = 8 * _PER_WORLD
+"""Requests in the life of one picker."""
 _TOGETHER = 4
 """Streams that are open at once."""
 
@@ -494,20 +498,24 @@ def _word(word: str, fields: tuple[Any, ...], *_: object) -> str:
     return f"{fields[1]}" if word == "refused" else f"{word}{' among variants' * bool(fields[6])}"
 
 
-def run(count: int, seed: int) -> Counter[str]:
-    """``count`` requests; what became of them, by reason. Raises Difference."""
-    rng = random.Random(seed)
+def run(count: int, seed: int, processes: int = 1) -> Counter[str]:
+    """``count`` requests, in whole lives of a picker; what became of them, by reason. Raises Difference."""
     outcomes: Counter[str] = Counter()
-    left = count
-    while left > 0:
-        todo = min(left, _PER_WORLD * 8)
-        left -= todo
-        outcomes.update(_past(rng, todo))
+    for some in dealt(partial(past, seed=seed), -(-count // PER_PAST), processes):
+        outcomes.update(some)
     return outcomes
 
 
+def past(number: int, *, seed: int) -> Counter[str]:
+    """One life of a picker on each path; what became of its requests. Raises Difference."""
+    try:
+        return _past(random.Random(f"{seed} {number}"), PER_PAST)
+    except Difference as difference:
+        difference.add_note(f"life {number}, seed {seed}")
+        raise
+
+
 def _past(rng: random.Random, count: int) -> Counter[str]:
-    """One life of a picker on each path, of ``count`` requests."""
     both, now = _Both(rng), 1000.0
     prompts = ["".join(rng.choices("abc ", k=rng.choice((10, 1100, 5000)))) for _ in range(5)]
     lists: dict[int, tuple[Any, Any]] = {}
@@ -543,12 +551,16 @@ def _past(rng: random.Random, count: int) -> Counter[str]:
 @click.command()
 @click.option("--count", default=1_000_000, show_default=True, help="Number of requests.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the generator: the run is repeatable.")
-def main(count: int, seed: int) -> None:
+@click.option("--processes", default=1, show_default=True, help="Processes that share the requests.")
+def main(count: int, seed: int, processes: int) -> None:
     """Compare both data paths on COUNT requests."""
     started = time.monotonic()
-    outcomes = run(count, seed)
+    try:
+        outcomes = run(count, seed, processes)
+    except Difference as difference:
+        raise click.ClickException("\n".join((str(difference), *difference.__notes__))) from None
     seconds = time.monotonic() - started
-    click.echo(f"requests {count} seed {seed}: differences 0, {seconds:.0f} s")
+    click.echo(f"requests {-(-count // PER_PAST) * PER_PAST} seed {seed}: 0 differences, {seconds:.0f} s")
     for outcome, times in outcomes.most_common():
         click.echo(f"  {outcome}: {times}")
 

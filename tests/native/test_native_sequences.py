@@ -57,10 +57,10 @@ def _takes_any(model: str, prompt: bytes) -> tuple[int, ...]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bug_planted_into_one_of_them_is_seen(
+def test_a_planted_bug_is_seen_in_the_first_hundredth_of_a_long_run(
     monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
 ) -> None:
     monkeypatch.setattr(where, name, value)
 
     with pytest.raises(Difference):
-        run(20_000, 21)
+        run(10_000, 21)
