@@ -81,4 +81,4 @@ def test_envoys_streams_get_the_recorded_replies_on_both_paths() -> None:
     assert len(replay.pickers) >= 3
     assert sum(bool(said) for _, said in replay.replies) > 50
     kinds = {outcome for both in replay.pickers.values() for outcome in both.outcomes}
-    assert {"dispatched", "measured", "unsupported-encoding"} <= kinds
+    assert {"dispatched", "measured", "unsupported-body"} <= kinds
