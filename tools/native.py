@@ -65,8 +65,9 @@ def make_wheel(folder: Path, platform: str = "") -> Path:
     if platform:
         if find_spec("ziglang") is None:
             raise NativeBuildError(f"a wheel for {platform} is linked by zig: pip install ziglang")
-        target = f"{machine()}-unknown-linux-{PLATFORMS[platform]}"
-        command += ["--zig", "--compatibility", platform, "--target", target]
+        command += ["--zig", "--compatibility", platform]
+        if PLATFORMS[platform] == "musl":
+            command += ["--target", f"{machine()}-unknown-linux-musl"]
     with tempfile.TemporaryDirectory() as fresh:
         _run(*command, "--manifest-path", "python/Cargo.toml", "--out", fresh)
         (wheel,) = Path(fresh).glob("*.whl")
