@@ -44,6 +44,8 @@ class BodyScanner:
 class _Field(Field):
     """With the text as the native scanner gives it."""
 
+    given: object
+
     def __new__(cls, *found: Any) -> _Field:
         made = super().__new__(cls, *found[:-1])
         made.given = found[-1]
