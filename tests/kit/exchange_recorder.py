@@ -211,7 +211,7 @@ async def _record(directory: Path, *, keep: bool = False, measured: bool = False
 async def main() -> None:
     """Record, and write the file."""
     server.Exchange, server.decode = _RecordedExchange, _decode  # type: ignore[attr-defined]
-    Picker.take, Scheduler.observe = _take, _observe  # type: ignore[method-assign]
+    Picker.take, Scheduler.observe = _take, _observe  # type: ignore[method-assign,assignment]
     for how in ({}, {"keep": True}, {"measured": True}):
         with tempfile.TemporaryDirectory() as directory:
             await _record(Path(directory), **how)
