@@ -87,8 +87,8 @@ coverage: $(STAMP) ## every branch of the engine
 native: $(NATIVE_STAMP) ## the crates' own tests, where cargo is
 	$(BIN)/python -m tools.native test
 
-wheel: $(STAMP) ## the pure wheel, and that of the extra `native` where cargo is, in build/wheels
-	$(BIN)/python -m tools.native wheel
+wheel: $(STAMP) ## the pure wheel, and that of the extra `native` where cargo is, in build/wheels (PLATFORM=manylinux2014)
+	$(BIN)/python -m tools.native wheel $(PLATFORM)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheels .
 	@ls build/wheels/*.whl
 
@@ -123,8 +123,8 @@ peers: $(STAMP) ## both scenarios on a real istiod, built from its Go module, th
 	$(BIN)/python -m benchmarks.peers.run
 	$(BIN)/python -m benchmarks.peers.vllm
 
-release: $(STAMP) ## cut a release: version, changelog, wheel, SBOM, krew, commit, tag (VERSION=1.2.3)
-	$(BIN)/python -m tools.release "$(VERSION)"
+release: $(STAMP) ## cut a release: version, changelog, wheels, SBOM, krew, commit, tag (VERSION=1.2.3)
+	$(BIN)/python -m tools.release "$(VERSION)" $(if $(PURE),--pure)
 
 clean: ## remove the virtual environment and build products
 	rm -rf $(VENV) build *.egg-info

@@ -1,7 +1,9 @@
 """Builds, checks and packs ``native/``, the picker's data path in Rust, where cargo is.
 
-    python -m tools.native build|lint|test|wheel
+    python -m tools.native build|lint|test|wheel [PLATFORM]
 
+``wheel`` is for this machine's libc, or, with the package ``ziglang`` (from PyPI, for this alone) as linker, for a
+PLATFORM: ``manylinux2014``, which runs on any glibc since 2.17, or ``musllinux_1_2`` (Alpine).
 Without cargo each says so and ends well, for the picker then runs on its Python path; in CI (the variable ``CI``) it
 is required, and fails. Build products are kept in the user's cache (or ``CARGO_TARGET_DIR``), so that a fresh checkout
 in the same place compiles the crates of the project alone.
@@ -14,19 +16,24 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from platform import machine
 
 from rollouts.lab.cache import cache_folder
 
-__all__ = ["COMMANDS", "NativeBuildError"]
+__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "make_wheel"]
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "native"
 _PLACE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]  # crates of two checkouts have the same names
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or cache_folder() / "native" / _PLACE)
 WHEELS = ROOT / "build" / "wheels"
+PLATFORMS = {"manylinux2014": "gnu", "musllinux_1_2": "musl"}
+"""Those of wheels for other machines than this, with their libc."""
 _FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
 
 
@@ -52,29 +59,27 @@ def _tool(name: str) -> Path:
     return Path(sys.executable).parent / name
 
 
-def _make_wheel(folder: Path) -> Path:
-    """The abi3 wheel of the extension, built into ``folder``."""
-    shutil.rmtree(folder, ignore_errors=True)
-    _run(
-        _tool("maturin"),
-        "build",
-        "--quiet",
-        "--release",
-        "--locked",
-        "--manifest-path",
-        "python/Cargo.toml",
-        "--out",
-        folder,
-    )
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+def make_wheel(folder: Path, platform: str = "") -> Path:
+    """The abi3 wheel of the extension, into ``folder``, for this machine or a platform. Raises NativeBuildError."""
+    command: list[str | Path] = [_tool("maturin"), "build", "--quiet", "--release", "--locked"]
+    if platform:
+        if find_spec("ziglang") is None:
+            raise NativeBuildError(f"a wheel for {platform} is linked by zig: pip install ziglang")
+        command += ["--zig", "--compatibility", platform]
+        if PLATFORMS[platform] == "musl":
+            command += ["--target", f"{machine()}-unknown-linux-musl"]
+    with tempfile.TemporaryDirectory() as fresh:
+        _run(*command, "--manifest-path", "python/Cargo.toml", "--out", fresh)
+        (wheel,) = Path(fresh).glob("*.whl")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.move(wheel, folder / wheel.name))
 
 
 def build() -> None:
     """Build the extension and install it into this environment."""
     begun = time.monotonic()
     _say("building the native data path of the picker: once per change of native/, about two minutes")
-    wheel = _make_wheel(TARGET / "wheels")
+    wheel = make_wheel(TARGET / "wheels")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     ended = subprocess.run([*command, "--force-reinstall", str(wheel)], check=False)
     if ended.returncode:
@@ -105,29 +110,32 @@ def test() -> None:
     _run("cargo", "test", "--quiet", "--locked", "-p", "rollouts-core", "-p", "rollouts-server")
 
 
-def wheel() -> None:
+def wheel(platform: str = "") -> None:
     """The wheel for the extra ``native``, in ``build/wheels``."""
-    _make_wheel(WHEELS)
+    make_wheel(WHEELS, platform)
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"build": build, "lint": lint, "test": test, "wheel": wheel}
+COMMANDS: dict[str, Callable[..., None]] = {"build": build, "lint": lint, "test": test, "wheel": wheel}
 
 
-def main(name: str) -> None:
-    """Run one command. Raises NativeBuildError."""
+def main(name: str, *more: str) -> None:
+    """Run one command. Raises NativeBuildError; KeyError or TypeError for what it does not know."""
+    command = COMMANDS[name]
     if shutil.which("cargo") is None:
         missing = f"cargo is not on the PATH: `{name}` leaves native/ out, and the picker runs on its Python data path"
         if os.environ.get("CI"):
             raise NativeBuildError(f"{missing}; CI needs it")
         _say(f"{missing} (docs/native.md)")
         return
-    COMMANDS[name]()
+    command(*more)
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1])
+        main(*sys.argv[1:])
     except NativeBuildError as error:
         sys.exit(f"{error}")
-    except (IndexError, KeyError):
-        sys.exit(f"usage: python -m tools.native {'|'.join(COMMANDS)}")
+    except (KeyError, TypeError):
+        sys.exit(
+            f"usage: python -m tools.native {'|'.join(COMMANDS)}; a wheel may be for {' or '.join(PLATFORMS)}"
+        )

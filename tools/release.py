@@ -1,5 +1,7 @@
-"""``make release VERSION=1.2.3``: version, changelog, wheel, SBOM, krew, checksums, commit and tag. Pushes nothing.
+"""``make release VERSION=1.2.3``: version, changelog, wheels, SBOM, krew, checksums, commit and tag. Pushes nothing.
 
+The wheel of the native data path is for the machine that releases; those for others come from ``make wheel``, and each
+has its own SBOM of crates inside (PEP 770). ``--pure`` leaves it out, where another machine builds it.
 SBOM: CycloneDX 1.6 (ECMA-424) of the locked runtime dependencies, which is what images are built of and tests run with.
 krew: krew.sigs.k8s.io, "Plugin manifest"; its archive is a script that hands over to the installed command.
 """
@@ -10,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tools.native import NativeBuildError, make_wheel
 
 __all__ = ["ReleaseError", "krew_archive", "krew_manifest", "new_texts", "sbom"]
 
@@ -169,7 +174,7 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _build(root: Path, version: str) -> Iterator[Path]:
+def _build(root: Path, version: str, *, native: bool) -> Iterator[Path]:
     """The files of the release, in an empty ``dist``."""
     dist = root / "dist"
     dist.mkdir(exist_ok=True)
@@ -187,6 +192,8 @@ def _build(root: Path, version: str) -> Iterator[Path]:
         str(dist),
         ".",
     )
+    if native:
+        make_wheel(dist)
     archive = krew_archive((root / "LICENSE").read_text(encoding="utf-8"))
     bom = sbom((root / "requirements/runtime.lock").read_text(encoding="utf-8"), version)
     (dist / "sbom.cdx.json").write_text(json.dumps(bom, indent=2), encoding="utf-8")
@@ -197,15 +204,20 @@ def _build(root: Path, version: str) -> Iterator[Path]:
     yield from sorted(dist.iterdir())
 
 
-def release(root: Path, version: str) -> None:
+def release(root: Path, version: str, *, native: bool = True) -> None:
     """Write, build, commit and tag. Raises ReleaseError before anything is written."""
+    if native and shutil.which("cargo") is None:
+        raise ReleaseError(
+            "cargo is not on the PATH, and the extra `native` asks for a wheel of this version: "
+            "install it, or leave the wheel to another machine with PURE=1"
+        )
     if _run("git", "status", "--porcelain"):
         raise ReleaseError("the working tree has changes: commit or put them away first")
     names = ("pyproject.toml", "charts/inference-rollouts/Chart.yaml", "CHANGELOG.md", *NATIVE_FILES)
     texts = {name: (root / name).read_text(encoding="utf-8") for name in names}
     for name, text in new_texts(texts, version, datetime.now(UTC).date().isoformat()).items():
         (root / name).write_text(text, encoding="utf-8")
-    built = list(_build(root, version))
+    built = list(_build(root, version, native=native))
     sums = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in built)
     (root / "dist" / "SHA256SUMS").write_text(sums, encoding="utf-8")
     _run("git", "commit", "--quiet", "--all", "--message", f"Release {version}")
@@ -217,6 +229,7 @@ def release(root: Path, version: str) -> None:
 
 if __name__ == "__main__":
     try:
-        release(Path.cwd(), sys.argv[1] if len(sys.argv) > 1 else "")
-    except ReleaseError as error:
+        versions = [word for word in sys.argv[1:] if word != "--pure"]
+        release(Path.cwd(), "".join(versions[:1]), native="--pure" not in sys.argv)
+    except (ReleaseError, NativeBuildError) as error:
         sys.exit(f"{error}")

@@ -1,4 +1,4 @@
-"""Sequences of requests through both data paths: ``python -m benchmarks.native.sequences``.
+"""Sequences of requests through both data paths: ``python -m benchmarks.native.sequences --processes 2``.
 
 A made-up cluster with rules, generic ones too, splits among variants, sticky keys, pins and gates changes now and then;
 its pods report loads, and go and come. Between two changes requests come in all shapes that Envoy gives them, several
@@ -14,14 +14,16 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import click
 import inference_rollouts_native
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from benchmarks.native.blocks import dealt
 from rollouts.picker.core.encoding import encode
 from rollouts.picker.core.measure import ObservedResponse
 from rollouts.picker.core.objects import PoolName, read_snapshot
@@ -34,14 +36,17 @@ from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.native import NativeMetrics
 from tests.kit.twins import Router as NativeRouter
 
-__all__ = ["Difference", "run"]
+__all__ = ["PER_PAST", "Both", "Difference", "Stream", "past", "run"]
 
+T = TypeVar("T")
 _POOLS = (PoolName("default", "pool"), PoolName("default", "other"))
 _MODELS = ("m", "n", "travelhelper", "v1", "v2", "", "stranger", "lora-a", "it's", "é")
 _VERSIONS = ("v1", "v2", "v3", "lora-a", "é")
 _WEIGHTS = (0, 1, 1, 3, 10, 50, 90, 99, 100, 997)
 _PER_WORLD = 100
 """Requests between two changes of the cluster."""
+PER_PAST = 8 * _PER_WORLD
+"""Requests in the life of one picker."""
 _TOGETHER = 4
 """Streams that are open at once."""
 
@@ -367,26 +372,23 @@ class _Heard:
         self.told.append(("measured", _decided(decision), (one.ending.name, *figures, *counts)))
 
 
-class _Both:
+class Both:
     """One picker on each path, with the same past."""
 
-    def __init__(self, rng: random.Random) -> None:
-        how: dict[str, Any] = {
-            "unready": rng.choice(list(Unready)),
-            "restore_model": rng.random() < 0.5,
-        }
-        self.keep = rng.random() < 0.3
+    def __init__(self, **how: Any) -> None:
         self.python, self.native = Router(Scheduler(), **how), NativeRouter(Scheduler(), **how)
         self.pages = PickerMetrics(self.python), NativeMetrics(self.native, self.native.native, lambda: True)
         self.budget, self.held = BufferBudget(), inference_rollouts_native.Budget()
         self.outcomes: Counter[str] = Counter()
 
-    def update(self, objects: list[Any], now: float) -> None:
-        snapshot = read_snapshot(_POOLS, objects)
+    def update(self, objects: list[Any], now: float, wall: float, pools: Sequence[PoolName] = _POOLS) -> None:
+        """A new state of the cluster."""
+        snapshot = read_snapshot(pools, objects)
         for router in (self.python, self.native):
-            router.update(snapshot, now, now + 1767225600.0)
+            router.update(snapshot, now, wall)
 
-    def observe(self, address: str, load: Load, now: float, before: int) -> None:
+    def observe(self, address: str, load: Load, now: float, before: int | None) -> None:
+        """What a pod says."""
         for router in (self.python, self.native):
             router.scheduler.observe(address, load, now, before=before)
 
@@ -417,36 +419,23 @@ def _samples(page: PickerMetrics | NativeMetrics) -> Iterator[str]:
     return iter(sorted(line for line in text.splitlines() if line[:1] != "#"))
 
 
-class _Stream:
+class Stream:
     """One stream on each path."""
 
-    def __init__(self, both: _Both, messages: Iterator[bytes], variant_header: bytes) -> None:
-        self._messages = messages
+    def __init__(self, both: Both, *, keep: bool, variant_header: bytes) -> None:
         self._heard = _Heard(both.pages[0])
         self._outcomes = both.outcomes
-        how = {"keep": both.keep, "variant_header": variant_header}
+        how: dict[str, Any] = {"keep": keep, "variant_header": variant_header}
         self._python = Exchange(both.python, self._heard, both.budget, **how)
         self._native = inference_rollouts_native.Exchange(both.native.native, both.held, **how)
 
-    def step(self, now: float, rng: random.Random) -> bool:
-        """The next message; whether the stream goes on."""
-        message = next(self._messages, None)
-        if message is None or rng.random() < 0.01:
-            self._end(now, rng)
-            return False
-        ours, theirs = self._receive(message, now)
-        if ours != theirs:
-            _differ(f"replies to {message!r}", ours, theirs)
-        self._agree(now)
-        self._outcomes["responses that say the variant"] += any(
-            b"x-variant" in reply for reply in ours if isinstance(reply, bytes)
-        )
-        if isinstance(ours, str) or self._python.closing:
-            self._end(now, rng)
-            return False
-        return True
+    @property
+    def closing(self) -> bool:
+        """Whether the picker ends it."""
+        return self._python.closing
 
-    def _receive(self, message: bytes, now: float) -> tuple[list[bytes] | str, list[bytes] | str]:
+    def receive(self, message: bytes, now: float) -> list[bytes] | str:
+        """The replies to a message, or what is wrong with it. Raises Difference."""
         ours: list[bytes] | str
         theirs: list[bytes] | str
         try:
@@ -459,34 +448,41 @@ class _Stream:
             theirs = self._native.receive(message, now)
         except ValueError as error:
             theirs = str(error)
-        return ours, theirs
+        self._agree(f"replies to {message!r}", ours, theirs, now)
+        said = any(b"x-variant" in reply for reply in ours if isinstance(reply, bytes))
+        self._outcomes["responses that say the variant"] += said
+        return ours
 
-    def _end(self, now: float, rng: random.Random) -> None:
-        kind = rng.random()
-        if kind < 0.3:
-            ours = [encode(reply) for reply in self._python.half_closed(now)]
-            theirs = self._native.half_closed(now)
-        elif kind < 0.4:
-            ours = [encode(reply) for reply in self._python.expire(120.0)]
-            theirs = self._native.expire(120.0)
-        else:
-            ours = theirs = []
-        if ours != theirs:
-            _differ("last reply", ours, theirs)
+    def half_closed(self, now: float) -> list[bytes]:
+        """The last reply to a peer that half-closed, or none. Raises Difference."""
+        ours = [encode(reply) for reply in self._python.half_closed(now)]
+        return self._agree("last reply", ours, self._native.half_closed(now), now)
+
+    def expire(self, seconds: float, now: float) -> None:
+        """The request took too long. Raises Difference."""
+        ours = [encode(reply) for reply in self._python.expire(seconds)]
+        self._agree("last reply", ours, self._native.expire(seconds), now)
+
+    def disconnect(self, now: float) -> None:
+        """It is over. Raises Difference."""
         self._python.disconnect(now)
         self._native.disconnect(now)
-        self._agree(now)
+        self._agree("nothing", [], [], now)
 
-    def _agree(self, now: float) -> None:
+    def _agree(self, what: str, said: T, said_natively: T, now: float) -> T:
+        """The replies, when they are the same, and so is where the stream is and what observers were told."""
+        if said != said_natively:
+            _differ(what, said, said_natively)
         python, native = self._python, self._native
         ours = (python.state.name, python.closing, python.waiting, python.expects_response)
         theirs = (native.state, native.closing, native.waiting, native.expects_response)
         if ours != theirs:
             _differ(f"state at {now}", ours, theirs)
         told, self._heard.told = self._heard.told, []
-        if told != (theirs_told := native.told()):
-            _differ(f"told at {now}", told, theirs_told)
+        if told != (told_natively := native.told()):
+            _differ(f"told at {now}", told, told_natively)
         self._outcomes.update(_word(*one) for one in told)
+        return said
 
 
 def _word(word: str, fields: tuple[Any, ...], *_: object) -> str:
@@ -494,42 +490,64 @@ def _word(word: str, fields: tuple[Any, ...], *_: object) -> str:
     return f"{fields[1]}" if word == "refused" else f"{word}{' among variants' * bool(fields[6])}"
 
 
-def run(count: int, seed: int) -> Counter[str]:
-    """``count`` requests; what became of them, by reason. Raises Difference."""
-    rng = random.Random(seed)
+def run(count: int, seed: int, processes: int = 1) -> Counter[str]:
+    """``count`` requests, in whole lives of a picker; what became of them, by reason. Raises Difference."""
     outcomes: Counter[str] = Counter()
-    left = count
-    while left > 0:
-        todo = min(left, _PER_WORLD * 8)
-        left -= todo
-        outcomes.update(_past(rng, todo))
+    for some in dealt(partial(past, seed=seed), -(-count // PER_PAST), processes):
+        outcomes.update(some)
     return outcomes
 
 
+def past(number: int, *, seed: int) -> Counter[str]:
+    """One life of a picker on each path; what became of its requests. Raises Difference."""
+    try:
+        return _past(random.Random(f"{seed} {number}"), PER_PAST)
+    except Difference as difference:
+        difference.add_note(f"life {number}, seed {seed}")
+        raise
+
+
+def _step(stream: Stream, messages: Iterator[bytes], now: float, rng: random.Random) -> bool:
+    """The next message; whether the stream goes on."""
+    message = next(messages, None)
+    goes_on = message is not None and rng.random() >= 0.01
+    if goes_on:
+        goes_on = not isinstance(stream.receive(message or b"", now), str) and not stream.closing
+    if not goes_on:
+        kind = rng.random()
+        if kind < 0.3:
+            stream.half_closed(now)
+        elif kind < 0.4:
+            stream.expire(120.0, now)
+        stream.disconnect(now)
+    return goes_on
+
+
 def _past(rng: random.Random, count: int) -> Counter[str]:
-    """One life of a picker on each path, of ``count`` requests."""
-    both, now = _Both(rng), 1000.0
+    both = Both(unready=rng.choice(list(Unready)), restore_model=rng.random() < 0.5)
+    now, keep = 1000.0, rng.random() < 0.3
     prompts = ["".join(rng.choices("abc ", k=rng.choice((10, 1100, 5000)))) for _ in range(5)]
     lists: dict[int, tuple[Any, Any]] = {}
     done = 0
     objects: list[dict[str, Any]] = []
     while done < count:
         objects = _changed(rng, objects) if objects and rng.random() < 0.7 else _objects(rng)
-        both.update(objects, now)
+        both.update(objects, now, now + 1767225600.0)
         todo = min(_PER_WORLD, count - done)
-        open_streams: list[_Stream] = []
+        open_streams: list[tuple[Stream, Iterator[bytes]]] = []
         while todo or open_streams:
             now += rng.choice((0.0, 0.001, 0.1, 2.0 * rng.random()))
             if todo and len(open_streams) < _TOGETHER:
-                open_streams.append(_Stream(both, _request(rng, prompts), rng.choice((b"", b"x-variant"))))
+                stream = Stream(both, keep=keep, variant_header=rng.choice((b"", b"x-variant")))
+                open_streams.append((stream, _request(rng, prompts)))
                 todo -= 1
                 done += 1
             if rng.random() < 0.05:
                 for index, endpoint in enumerate(both.python.scheduler.endpoints()):
                     both.observe(endpoint.address, _load(rng, lists, index), now, rng.randrange(2))
-            stream = rng.choice(open_streams)
-            if not stream.step(now, rng):
-                open_streams.remove(stream)
+            chosen = rng.choice(open_streams)
+            if not _step(*chosen, now, rng):
+                open_streams.remove(chosen)
         if both.budget.used != both.held.used:
             _differ("bytes held", both.budget.used, both.held.used)
         both.compare()
@@ -543,12 +561,16 @@ def _past(rng: random.Random, count: int) -> Counter[str]:
 @click.command()
 @click.option("--count", default=1_000_000, show_default=True, help="Number of requests.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the generator: the run is repeatable.")
-def main(count: int, seed: int) -> None:
+@click.option("--processes", default=1, show_default=True, help="Processes that share the requests.")
+def main(count: int, seed: int, processes: int) -> None:
     """Compare both data paths on COUNT requests."""
     started = time.monotonic()
-    outcomes = run(count, seed)
+    try:
+        outcomes = run(count, seed, processes)
+    except Difference as difference:
+        raise click.ClickException("\n".join((str(difference), *difference.__notes__))) from None
     seconds = time.monotonic() - started
-    click.echo(f"requests {count} seed {seed}: differences 0, {seconds:.0f} s")
+    click.echo(f"requests {-(-count // PER_PAST) * PER_PAST} seed {seed}: 0 differences, {seconds:.0f} s")
     for outcome, times in outcomes.most_common():
         click.echo(f"  {outcome}: {times}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from importlib import import_module
+from importlib.metadata import version
 
 import structlog
 
@@ -22,12 +23,11 @@ class DataPath(StrEnum):
 
 
 AUTO = DataPath.PYTHON
-"""What ``auto`` means: the path whose decisions are known to be right. The native one becomes it once ``tests/native``
-shows that both give equal bytes, decisions and measurements."""
+"""What ``auto`` means where both are there: Python, until the long comparisons of docs/native.md are through."""
 
 
 def choose(wanted: DataPath) -> DataPath:
-    """The path that runs: never ``auto``. Raises ValueError for a native one that cannot be loaded, and says why."""
+    """The path that runs: never ``auto``. Raises ValueError for a native one that cannot be used, and says why."""
     path = AUTO if wanted is DataPath.AUTO else wanted
     if path is DataPath.PYTHON or not (why := _missing()):
         return path
@@ -40,7 +40,7 @@ def choose(wanted: DataPath) -> DataPath:
 def _missing() -> str:
     """Why the extension cannot be used, empty where it can: one for another libc or processor is there, and fails."""
     try:
-        import_module(MODULE)
+        found = import_module(MODULE)
     except ModuleNotFoundError as error:
         if error.name == MODULE:
             return (
@@ -51,4 +51,7 @@ def _missing() -> str:
         return (
             f"is installed but cannot be loaded here (built for another libc, processor or Python?): {error}"
         )
+    ours, theirs = version("inference-rollouts"), getattr(found, "__version__", "none")
+    if theirs != ours:  # two halves of one picker: what goes over the border changes with any release
+        return f"is of version {theirs} and the picker of {ours}: pip install 'inference-rollouts[native]=={ours}'"
     return ""

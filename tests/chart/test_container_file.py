@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -43,3 +47,64 @@ def test_it_runs_our_command_as_nobody() -> None:
     (entry,) = re.findall(r'^ENTRYPOINT \["(.+)"\]$', TEXT, re.MULTILINE)
     assert entry in project["scripts"]
     assert re.findall(r"^USER (.+)$", TEXT, re.MULTILINE) == ["65532:65532"]
+
+
+def _instructions() -> list[tuple[str, str]]:
+    """(word, rest) of each instruction, continued lines joined."""
+    text = re.sub(r"\\\n", " ", "\n".join(line for line in TEXT.splitlines() if not line.startswith("#")))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3000)
+@pytest.mark.skipif(shutil.which("cargo") is None, reason="one stage builds the native data path")
+def test_every_step_works_without_a_container(tmp_path: Path) -> None:
+    """The stages one after the other in a folder for each, with its own root in place of ``/``.
+
+    What this cannot see is what the base images lack; packages come from where pip's and cargo's settings say.
+    """
+    stages: dict[str, Path] = {}
+    root = tmp_path
+
+    def placed(text: str) -> str:
+        return re.sub(r"(?<![\w./])/(?=(?:src|opt|tmp)\b)", f"{root}/", text)
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["sh", "-ec", command],
+            cwd=root / "src",
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    for word, rest in _instructions():
+        if word == "FROM":
+            root = tmp_path / f"stage-{len(stages)}"
+            stages[rest.partition(" AS ")[2] or "last"] = root
+            for folder in ("src", "opt", "tmp"):
+                (root / folder).mkdir(parents=True)
+            path = f"{Path(sys.executable).resolve().parent}:{os.environ['PATH']}"
+            environment = {**os.environ, "PATH": path}
+        elif word == "COPY":
+            source, *sources, target = re.sub(r"^--from=\w+ ", "", rest).split()
+            origin = stages[found[1]] if (found := re.match(r"--from=(\w+) ", rest)) else ROOT
+            for one in (source, *sources):
+                to = Path(placed(target)) if target.startswith("/") else root / "src" / target
+                to = to / Path(one).name if target.endswith("/") else to
+                to.parent.mkdir(parents=True, exist_ok=True)
+                place = origin / one.removeprefix("/")
+                if place.is_dir():
+                    ignored = shutil.ignore_patterns("target", "__pycache__")
+                    shutil.copytree(place.resolve(), to, dirs_exist_ok=True, symlinks=True, ignore=ignored)
+                else:
+                    shutil.copy(place, to)
+        elif word == "RUN":
+            run(placed(rest))
+    build = stages["build"] / "opt" / "rollouts" / "bin"
+    said = run(f"{build}/python -m rollouts.cli picker --help")
+    assert "--data-path" in said
+    assert run(f"{build}/python -c 'import inference_rollouts_native as n; print(n.__version__)'").strip()

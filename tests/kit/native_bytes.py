@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import itertools
 import random
 import zlib
 from collections import deque
@@ -22,7 +23,7 @@ from rollouts.picker.core.body import BodyScanner
 from rollouts.picker.core.charset import NEEDED, transcoder_of
 from rollouts.picker.core.coding import CodingError, Decoding, ExpandedTooFar, codings_of
 from rollouts.picker.core.form import FormScanner
-from rollouts.picker.core.measure import Ending, ResponseMeter
+from rollouts.picker.core.measure import MAX_LINE, TAIL, Ending, ResponseMeter
 from rollouts.picker.core.members import BodyError
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.reader import RequestReader
@@ -36,11 +37,7 @@ WANTED = ["model", "prompt", "messages", "user", "a"]
 
 
 class Difference(AssertionError):
-    """The two do not agree. ``case`` is the input that shows it."""
-
-    def __init__(self, kind: str, case: Any, python: Any, native: Any) -> None:
-        super().__init__(f"{kind} on {case!r}: Python {python!r}, native {native!r}")
-        self.case = case
+    """The two do not agree. Its text has the input that shows it."""
 
 
 class Kind(NamedTuple):
@@ -62,7 +59,7 @@ def check(kind: str, rng: Random, native: Any) -> Any:
     case = chosen.make(rng)
     ours, theirs = chosen.python(*case), chosen.native(native, *case)
     if ours != theirs:
-        raise Difference(kind, case, ours, theirs)
+        raise Difference(f"{kind} on {case!r}: Python {ours!r}, native {theirs!r}")
     return ours
 
 
@@ -71,17 +68,29 @@ def check(kind: str, rng: Random, native: Any) -> Any:
 _NOISE = tuple(b'"\\{}[]:,;=x0-.eE+u \n\r\t\x00\x1f\xff\xc3\x80\xed\xa0')
 
 
+_SIZES = ((1, 2, 3), (0, 1, 2, 3, 5, 8, 13), (7, 100, 1000), (4096, 20_000))
+_PIECES = 48
+"""About as many chunks as a body is cut into, nearly always: time goes by their number."""
+
+
 def chunks_of(rng: Random, body: bytes) -> list[bytes]:
-    """The body in chunks of any sizes, some of them empty."""
-    if rng.random() < 0.3:
+    """The body in chunks of any sizes, some of them empty; of a long one, small chunks are but a part, anywhere."""
+    if rng.random() < 0.3 or not body:
         return [body]
-    sizes = rng.choice(((1, 2, 3), (0, 1, 2, 3, 5, 8, 13), (7, 100, 1000), (4096, 20_000)))
-    found, pos = [], 0
-    while pos < len(body):
-        size = rng.choice(sizes)
-        found.append(body[pos : pos + size])
-        pos += size
-    return found or [body]
+    sizes = rng.choices(rng.choice(_SIZES), k=_PIECES)
+    begin, end = 0, len(body)
+    if end > 2 * sum(sizes) and rng.random() < 0.995:
+        begin = rng.randrange(end - sum(sizes))
+        end = begin + sum(sizes)
+    found = [body[:begin]] if begin else []
+    for size in itertools.cycle(sizes):
+        found.append(body[begin : min(begin + size, end)])
+        begin += size
+        if begin >= end:
+            break
+    if end < len(body):
+        found.append(body[end:])
+    return found
 
 
 def spoiled(rng: Random, data: bytes, share: float = 0.4) -> bytes:
@@ -190,14 +199,17 @@ def _struct(rng: Random, depth: int = 0) -> bytes:
 
 def _metadata(rng: Random) -> bytes:
     entries = (
-        _field(1, _field(1, rng.choice((b"ns", b"ns", b"else"))) + _field(2, _struct(rng))) for _ in range(2)
+        _field(1, _field(1, rng.choice((b"ns", b"ns", b"else"))) + _field(2, _deepened(rng, _struct(rng))))
+        for _ in range(2)
     )
-    out = b"".join(entries)
-    for _ in range(rng.choice((0, 0, 0, 20))):  # too deep
-        out = _field(
-            1, _field(1, b"ns") + _field(2, _field(1, _field(1, b"key") + _field(2, _field(5, out))))
-        )
-    return out
+    return b"".join(entries)
+
+
+def _deepened(rng: Random, struct: bytes) -> bytes:
+    """The struct, or, in some cases, within others about as deep as is read."""
+    for _ in range(rng.randrange(4, 12) if rng.random() < 0.2 else 0):
+        struct = _field(1, _field(1, b"key") + _field(2, _field(5, struct)))
+    return struct
 
 
 def make_message(rng: Random) -> tuple[bytes]:
@@ -407,9 +419,9 @@ def _deflated(data: bytes) -> bytes:
 
 
 _PACK: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": lambda data: gzip.compress(data, mtime=0),
-    "x-gzip": lambda data: gzip.compress(data[:5], mtime=0) + gzip.compress(data[5:], mtime=0),
-    "deflate": zlib.compress,
+    "gzip": lambda data: gzip.compress(data, 1, mtime=0),
+    "x-gzip": lambda data: gzip.compress(data[:5], mtime=0) + gzip.compress(data[5:], 1, mtime=0),
+    "deflate": lambda data: zlib.compress(data, 1),
     "Deflate": _deflated,
     "zstd": zstd,
     " ZSTD ": lambda data: zstd(data[:7]) + zstd(data[7:]),
@@ -425,6 +437,9 @@ def _packed(rng: Random, data: bytes) -> tuple[bytes, bytes]:
     return ",".join(names).encode(), data
 
 
+_NUMBERS = [b"%d" % number for number in range(1000)]
+
+
 def make_coding(rng: Random) -> tuple[bytes, list[bytes], int]:
     kind = rng.randrange(4)
     if kind == 0:
@@ -432,9 +447,9 @@ def make_coding(rng: Random) -> tuple[bytes, list[bytes], int]:
     elif kind == 1:
         data = rng.randbytes(rng.choice((10, 1000, 70_000)))
     elif kind == 2:
-        data = b"the same text again " * rng.choice((10, 10, 100, 5_000, 70_000))
+        data = b"the same text again " * rng.choice((10, 10, 100, 100, 5_000, 5_000, 70_000))
     else:
-        data = b"".join(b"%d, " % rng.randrange(1000) for _ in range(rng.choice((10, 100, 10_000))))
+        data = b", ".join(rng.choices(_NUMBERS, k=rng.choice((10, 100, 100, 10_000))))
     coding, data = _packed(rng, data)
     if rng.random() < 0.03:
         coding = rng.choice((b"", b"identity", b"lz4", b"gzip,gzip,gzip,gzip"))
@@ -644,14 +659,21 @@ def _events(rng: Random) -> bytes:
     for _ in range(rng.choice((0, 1, 3, 10))):
         begin = rng.choice((b"data: ",) * 6 + (b"data:", b"event: x", b": c", b"", b" data:"))
         out += begin + _event(rng) + rng.choice((b"\n\n",) * 5 + (b"\r\n\r\n", b"\n", b"\r", b"\x0b\n"))
-    if rng.random() < 0.02:
-        out += (
-            b"data: "
-            + b"x" * rng.choice((65_529, 65_530, 65_531, 70_000, 140_000))
-            + b'"content":"x"\n'
-            + out
-        )
     return spoiled(rng, out, 0.2)
+
+
+def _long_line(rng: Random) -> list[bytes]:
+    """A line whose text ends about where no more of it is kept, before the end of the line is there."""
+    begin, end = b'data: {"a":"', b'","content":"of it"'
+    line = begin + b"x" * (MAX_LINE + rng.randrange(-2, 3) - len(begin) - len(end)) + end
+    cut = len(line) - rng.randrange(1, 30)
+    return [line[:cut], line[cut:] + b"y" * rng.choice((0, 2, 5, 70_000)), b"}\n\n" + _events(rng)]
+
+
+def _long_answer(rng: Random) -> bytes:
+    """Its usage begins about where the end that is kept does."""
+    usage = b'"usage":{"prompt_tokens":5,"completion_tokens":7}}'
+    return b"{" + b"1" * rng.choice((0, 20_000)) + usage + b" " * (TAIL - len(usage) + rng.randrange(-2, 3))
 
 
 def _times(rng: Random, chunks: list[bytes]) -> list[tuple[bytes, float]]:
@@ -668,14 +690,15 @@ _ENDINGS = (Ending.COMPLETE, Ending.COMPLETE, Ending.HEADERS_ONLY, Ending.ABORTE
 
 def make_measure(rng: Random) -> tuple[Any, ...]:
     sse = rng.random() < 0.8
-    body = (
-        _events(rng)
-        if sse
-        else bytes(rng.choice((0, 20_000))) + _event(rng) + b" " * rng.choice((0, 16_300, 16_385))
-    )
+    long = rng.random() < (0.03 if sse else 0.2)
+    if long and sse:
+        chunks = _long_line(rng)
+    else:
+        whole = _events(rng) if sse else _long_answer(rng) if long else spoiled(rng, _event(rng), 0.2)
+        chunks = chunks_of(rng, whole)
     status = rng.choice((b"200", b"200", b"404", b"429", b"503", b"", b"20", b"2000", b"x00"))
     kind = b"text/event-stream; charset=utf-8" if sse else rng.choice((b"application/json", b""))
-    return 1.0, status, kind, _times(rng, chunks_of(rng, body)), rng.choice(_ENDINGS).name, 9.5
+    return 1.0, status, kind, _times(rng, chunks), rng.choice(_ENDINGS).name, 9.5
 
 
 def python_measure(

@@ -35,8 +35,19 @@ from rollouts.picker.core.protocol import ProtocolError, State
 from rollouts.picker.core.routing import Decision, Refusal, Request, Unread, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.native import MirrorRouter, native_picker
+from tests.kit.byte_twins import BodyScanner, NameRestorer, ResponseMeter, encoding, splice, wire
 
-__all__ = ["Exchange", "Router", "encoded"]
+__all__ = [
+    "BodyScanner",
+    "Exchange",
+    "NameRestorer",
+    "ResponseMeter",
+    "Router",
+    "encoded",
+    "encoding",
+    "splice",
+    "wire",
+]
 
 
 class Router(MirrorRouter):

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.native.fuzz import CASES, block
+from rollouts.picker.core import body, charset, coding, form, measure, reader, restore, wire
+from tests.kit import native_bytes
 from tests.kit.native_bytes import KINDS, Difference, Kind, check
 
 native = pytest.importorskip("inference_rollouts_native", reason="the native data path is not built")
@@ -38,3 +41,48 @@ def test_a_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(Difference, match="scan on"):
         check("scan", random.Random(1), native.bytes_door)
+
+
+def compare(count: int) -> None:
+    for number in range(count // CASES):
+        block(number, seed=2026)
+
+
+class LastEventLost(measure.ResponseMeter):
+    """Reads no event without an end of its line."""
+
+    def finish(self, ending: measure.Ending, now: float) -> measure.ObservedResponse:
+        self._carry = b""
+        return super().finish(ending, now)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (body, "MAX_DEPTH", 511),
+        (body, "MAX_TOKEN", 1025),
+        (body, "MAX_CAPTURE", 4095),
+        (charset, "_MARKS", charset._MARKS[1:]),
+        (coding, "PIECE", 65_535),
+        (coding, "MAX_RATIO", 199),
+        (form, "MAX_VALUE", 4097),
+        (form, "MAX_PARTS", 2001),
+        (measure, "TAIL", 16_383),
+        (measure, "MAX_LINE", 65_537),
+        (measure, "_ROLE", measure._TEXT),
+        (native_bytes, "ResponseMeter", LastEventLost),
+        (reader, "_LOOK", 4095),
+        (wire, "MAX_STRUCT_DEPTH", 15),
+        (wire, "_JOINED", {**wire._JOINED, b"cookie": b";"}),
+        (restore, "_MODEL", frozenset({"id"})),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_planted_bug_is_seen_in_the_first_hundredth_of_a_long_run(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(where, name, value)
+
+    with pytest.raises(Difference):
+        compare(100_000)

@@ -38,6 +38,11 @@ def _takes_any(model: str, prompt: bytes) -> tuple[int, ...]:
     return (hash(prompt[:1024]),) if len(prompt) >= 1024 else ()
 
 
+def compare(*seeds: int) -> None:
+    for seed in seeds:
+        run(10_000, seed)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("where", "name", "value"),
@@ -57,10 +62,10 @@ def _takes_any(model: str, prompt: bytes) -> tuple[int, ...]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_bug_planted_into_one_of_them_is_seen(
+def test_a_planted_bug_is_seen_in_the_first_fiftieth_of_a_long_run(
     monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
 ) -> None:
     monkeypatch.setattr(where, name, value)
 
     with pytest.raises(Difference):
-        run(20_000, 21)
+        compare(21, 22)

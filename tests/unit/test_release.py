@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.release import NATIVE_FILES, ReleaseError, krew_archive, krew_manifest, new_texts, sbom
+from tools.release import NATIVE_FILES, ReleaseError, krew_archive, krew_manifest, new_texts, release, sbom
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {
@@ -103,6 +103,17 @@ def test_krew_finds_the_plugin_that_it_is_told_of():
     assert manifest["spec"]["version"] == "v1.2.3"
 
 
+def test_without_cargo_nothing_is_released_unless_the_native_wheel_comes_from_elsewhere(
+    tmp_path, monkeypatch
+):
+    """``pip install 'inference-rollouts[native]'`` of that version would find nothing to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(ReleaseError, match=r"cargo is not on the PATH.*PURE=1"):
+        release(tmp_path, "1.2.3")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_release_is_cut_from_a_clone(tmp_path):
     clone, env = tmp_path / "clone", {**os.environ, "HOME": str(tmp_path)}
@@ -115,7 +126,7 @@ def test_a_release_is_cut_from_a_clone(tmp_path):
         ).stdout
 
     run("git", "clone", "--quiet", "--no-tags", "--depth", "1", f"file://{ROOT}", str(clone), where=tmp_path)
-    said = run(sys.executable, "-m", "tools.release", "7.0.0")
+    said = run(sys.executable, "-m", "tools.release", "7.0.0", "--pure")
 
     dist = clone / "dist"
     built = {file.name for file in dist.iterdir()}

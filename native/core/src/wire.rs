@@ -132,18 +132,16 @@ impl<'a> Fields<'a> {
 
 /// A header as Envoy writes nearly all: a name and a raw value, all lengths below 128. (name's end, end) or nothing.
 #[inline]
-fn plain_header(data: &[u8], pos: usize, end: usize) -> Flawed<Option<(usize, usize)>> {
-    if byte(data, pos)? != 0x0A || byte(data, pos + 2)? != 0x0A || data[pos + 1] >= 0x80 {
-        return Ok(None);
-    }
-    let stop = pos + 2 + usize::from(data[pos + 1]);
-    let middle = pos + 4 + usize::from(byte(data, pos + 3)?);
+fn plain_header(data: &[u8], pos: usize, end: usize) -> Option<(usize, usize)> {
+    let &[0x0A, size @ ..0x80, 0x0A, name] = data.get(pos..pos + 4)? else { return None };
+    let stop = pos + 2 + usize::from(size);
+    let middle = pos + 4 + usize::from(name);
     let plain = middle + 1 < stop
         && stop <= end
         && data[middle] == 0x1A
         && data[middle + 1] < 0x80
         && usize::from(data[middle + 1]) == stop - middle - 2;
-    Ok(plain.then_some((middle, stop)))
+    plain.then_some((middle, stop))
 }
 
 /// A part of a message, which shares its memory unless most of that would be kept for nothing.
@@ -158,7 +156,7 @@ fn headers(data: &Bytes, start: usize, end: usize) -> Flawed<Headers> {
     let mut found = Headers::within(data.clone());
     let mut pos = start;
     while pos < end {
-        if let Some((middle, stop)) = plain_header(data, pos, end)? {
+        if let Some((middle, stop)) = plain_header(data, pos, end) {
             found.add((pos + 4, middle), (middle + 2, stop));
             pos = stop;
         } else if data[pos] == 0x0A {

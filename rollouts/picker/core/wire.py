@@ -103,9 +103,13 @@ def _headers(data: bytes, start: int, end: int) -> Headers:
     a header as Envoy writes nearly all: a name and a raw value, all lengths below 128.
     """
     found: Headers = {}
-    pos = start
+    data, pos, end = (
+        data[start:end],
+        0,
+        end - start,
+    )  # what is behind it is no part of it, whatever its lengths say
     while pos < end:
-        if data[pos] == 0x0A and data[pos + 2] == 0x0A and (size := data[pos + 1]) < 0x80:
+        if pos + 3 < end and data[pos] == 0x0A and data[pos + 2] == 0x0A and (size := data[pos + 1]) < 0x80:
             middle = pos + 4 + data[pos + 3]
             stop = pos + 2 + size
             if (
@@ -153,7 +157,7 @@ def _headers(data: bytes, start: int, end: int) -> Headers:
         elif name in _JOINED:
             found[name] += _JOINED[name] + value
     if b":method" not in found and b":status" not in found:
-        return _headers_in_any_case(data, start, end)
+        return _headers_in_any_case(data, 0, end)
     return found
 
 

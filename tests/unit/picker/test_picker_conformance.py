@@ -18,11 +18,17 @@ from rollouts.picker.command import picker_check
 from rollouts.picker.conformance.cases import load_cases
 from rollouts.picker.conformance.report import check_picker
 from rollouts.picker.core.objects import PoolName
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
+
+BOTH: tuple[str, ...] = ()
+"""Nothing to exchange: which path runs is said by ``PickerConfig``."""
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, *raw: Any, secure: bool = False) -> AsyncIterator[int]:
+async def serving(
+    tmp_path: Path, *raw: Any, secure: bool = False, data_path: str = "python"
+) -> AsyncIterator[int]:
     (tmp_path / "objects.yaml").write_text(yaml.safe_dump_all(raw))
     config = PickerConfig(
         pools=(PoolName("default", "pool"),),
@@ -32,6 +38,7 @@ async def serving(tmp_path: Path, *raw: Any, secure: bool = False) -> AsyncItera
         secure_serving=secure,
         scrape=False,
         drain_grace=0.0,
+        data_path=DataPath(data_path),
     )
     picker = Picker(config)
     await picker.start()
@@ -42,7 +49,9 @@ async def serving(tmp_path: Path, *raw: Any, secure: bool = False) -> AsyncItera
 
 
 @pytest.mark.parametrize("sentence", ["unmeasured", "measured", "over TLS", "variants"])
-async def test_our_picker_does_everything_right(tmp_path: Path, objects: Any, sentence: str) -> None:
+async def test_our_picker_does_everything_right(
+    tmp_path: Path, objects: Any, sentence: str, data_path: str
+) -> None:
     raw = [objects.pool(), objects.pod("127.0.0.1"), objects.model({"v1": 50, "v2": 50})]
     if sentence == "measured":
         raw.append(objects.rollout(analysis={"preset": "default"}))
@@ -50,7 +59,7 @@ async def test_our_picker_does_everything_right(tmp_path: Path, objects: Any, se
         raw[1:] = [objects.variant_pod("127.0.0.1", "v1"), objects.variant_pod("127.0.0.2", "v2")]
         raw.append(objects.pool_split({"v1": 1, "v2": 1}, models={"v1": "m-1", "v2": "m-2"}))
     secure = sentence == "over TLS"
-    async with serving(tmp_path, *raw, secure=secure) as port:
+    async with serving(tmp_path, *raw, secure=secure, data_path=data_path) as port:
         results = await check_picker(f"127.0.0.1:{port}", model="travelhelper", tls=secure)
 
     assert {result.name: result.problem for result in results if result.problem} == {}

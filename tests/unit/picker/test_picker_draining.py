@@ -22,6 +22,9 @@ from rollouts.picker.core.schedule import Load, Scheduler
 from rollouts.picker.endpoint_metrics import EndpointMetrics
 from rollouts.picker.main import Picker, PickerConfig
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Router",)
+
 POOL = PoolName("default", "pool")
 NOW = 100.0
 DRAIN = {DRAINING_ANNOTATION: "true"}
@@ -80,7 +83,7 @@ def test_where_all_are_about_to_go_all_serve_and_it_is_counted(objects: Any) -> 
     router = make_router(objects, IPS)
 
     assert hosts(router) == set(IPS)
-    assert router.scheduler.to_draining == {"pool": 40}
+    assert series(EndpointMetrics(router, lambda: NOW))[TO_DRAINING] == {"": 40.0}
 
 
 def test_a_cached_prefix_does_not_call_a_pod_back(objects: Any) -> None:

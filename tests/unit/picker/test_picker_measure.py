@@ -16,6 +16,9 @@ from rollouts.picker.core.routing import Decision, Refusal, Request, Router
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.metrics import MAX_MODELS, PickerMetrics
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("ResponseMeter",)
+
 SSE = b"text/event-stream; charset=utf-8"
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}],"usage":null}\n\n'
 TOKEN = b'data: {"choices":[{"delta":{"content":"hi \\"error\\" "}}]}\n\n'

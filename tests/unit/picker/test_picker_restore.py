@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.restore import MAX_HELD, NameRestorer
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("NameRestorer",)
+
 EVENT = b'data: {"id":"1","model":"v2","choices":[{"delta":{"content":"\\"model\\":\\"v2\\" v2"}}]}\r\n\r\n'
 WANT = EVENT.replace(b'"model":"v2"', b'"model":"travelhelper"', 1)
 PLAIN = b'{"choices":[{"model":"v2","text":"v2"}], "model" : "v2"}'

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.picker.core import encoding, wire
+from rollouts.picker.core.encoding import _size
 from rollouts.picker.core.messages import (
     BodyMode,
     BodyReply,
@@ -26,6 +27,9 @@ from rollouts.picker.core.messages import (
     Side,
     TrailersReply,
 )
+
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("encoding", "wire")
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz-:", min_size=1, max_size=150).map(str.encode)
 HEADERS = st.dictionaries(NAMES, st.binary(max_size=300), max_size=8)
@@ -144,6 +148,16 @@ def test_headers_of_every_length_are_read(name: int, value: int) -> None:
     assert got.headers == headers
 
 
+@pytest.mark.parametrize("behind", [b"", b"\x18\x01"])
+def test_a_header_of_nothing_is_read_wherever_it_stands(behind: bytes) -> None:
+    headers = b"\x0a\x0c\x0a\x07:method\x1a\x01G\x0a\x00"
+    part = b"\x0a" + bytes((len(headers),)) + headers + behind
+
+    got = wire.decode(b"\x12" + bytes((len(part),)) + part)
+
+    assert got == RequestHeaders({b":method": b"G", b"": b""}, bool(behind))
+
+
 BROKEN_HEADERS = {
     "a header that is longer than its map": b"\x0a\x09\x0a\x01a\x1a\x09v",
     "a header with a value that is longer than the map": b"\x0a\x0e\x0a\x01a\x1a\x09v",
@@ -176,17 +190,11 @@ def test_streamed_bodies_of_every_length_are_written(size: int, end: bool) -> No
 def test_metadata_that_is_nested_without_end_is_refused() -> None:
     data = b"\x1a\x00"
     for _ in range(200):
-        data = (
-            b"\x32"
-            + encoding._size(len(data) + 1 + len(encoding._size(len(data))))
-            + b"\x0a"
-            + encoding._size(len(data))
-            + data
-        )
-    entry = b"\x0a\x01k\x12" + encoding._size(len(data)) + data
-    struct = b"\x0a" + encoding._size(len(entry)) + entry
-    outer = b"\x0a\x01s\x12" + encoding._size(len(struct)) + struct
-    metadata = b"\x0a" + encoding._size(len(outer)) + outer
+        data = b"\x32" + _size(len(data) + 1 + len(_size(len(data)))) + b"\x0a" + _size(len(data)) + data
+    entry = b"\x0a\x01k\x12" + _size(len(data)) + data
+    struct = b"\x0a" + _size(len(entry)) + entry
+    outer = b"\x0a\x01s\x12" + _size(len(struct)) + struct
+    metadata = b"\x0a" + _size(len(outer)) + outer
 
     with pytest.raises(wire.WireError, match="deep"):
         wire.metadata_value(metadata, b"s", b"k")
