@@ -217,7 +217,9 @@ class PodScraper:
         for endpoint in endpoints:
             key = (endpoint.ip, endpoint.port, only)
             pod = self._pods.setdefault(key, SampledPod(endpoint=endpoint, only=only))
-            other = pod.endpoint.owner != endpoint.owner or endpoint.warmed > pod.endpoint.warmed
+            other = pod.endpoint.owner != endpoint.owner or (endpoint.warmed or 0.0) > (
+                pod.endpoint.warmed or 0.0
+            )
             if other:  # the address went to another pod, or what it answered until now was nobody's
                 pod = self._pods[key] = SampledPod(endpoint=endpoint, only=only)
             pod.asked = now

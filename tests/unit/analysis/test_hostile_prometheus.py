@@ -302,7 +302,7 @@ def where(*endpoints: ScrapeTarget) -> PodSelection:
 
 
 def asked(measure: MeasureSpec, *endpoints: ScrapeTarget) -> str:
-    return measure_query(PROMETHEUS_OFFER.statistic(measure), measure.window, where(*endpoints))
+    return measure_query(PROMETHEUS_OFFER.statistic(measure), measure.window, where(*endpoints), NOW)
 
 
 def test_pod_names_are_quoted_in_the_queries_of_measures():

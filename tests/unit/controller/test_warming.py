@@ -206,7 +206,7 @@ async def test_nobody_measures_what_it_answers_meanwhile() -> None:
         (target,) = endpoints("default", arm_ref(V2))
         assert target.warmed
         # Samples of before belong to nobody's history: what follows begins with the first one after it.
-        (before,) = made.scraper.follow([replace(target, warmed="")], ARRIVAL_NAMES, 0.0)
+        (before,) = made.scraper.follow([replace(target, warmed=None)], ARRIVAL_NAMES, 0.0)
         await made.scraper.refresh([before])
         assert before.latest is not None
         (after,) = made.scraper.follow([target], ARRIVAL_NAMES, 0.0)
@@ -500,7 +500,7 @@ def _history_goes_on(patch: pytest.MonkeyPatch) -> None:
     real = PodScraper.follow
 
     def follow(self: PodScraper, endpoints: Any, *args: Any, **more: Any) -> Any:
-        return real(self, [replace(one, warmed="") for one in endpoints], *args, **more)
+        return real(self, [replace(one, warmed=None) for one in endpoints], *args, **more)
 
     patch.setattr(PodScraper, "follow", follow)
 
