@@ -27,7 +27,7 @@ class LatencyProfile:
     """Median of the answer's natural length, after which the model stops by itself."""
     output_tokens_sigma: float = 0.6
     cold_requests: int = 0
-    """The first ones of a process: each captures graphs and fills caches for ``cold`` seconds before its first token."""
+    """The first ones of a process: each captures graphs for ``cold`` seconds before its first token."""
     cold: float = 0.0
 
 

@@ -65,10 +65,13 @@ class VllmServer:
             f"x-inference-pod: {spec.name}\r\nx-inference-namespace: {spec.namespace}\r\n".encode()
         )
         self._pooled = {**TOKENS, **(POOLING if spec.pooling else {})}
-        self._routes: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
+        generated: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
             "/v1/chat/completions": {"POST": lambda exchange: self._complete(exchange, chat=True)},
             "/v1/completions": {"POST": lambda exchange: self._complete(exchange, chat=False)},
             **{path: {"POST": lambda exchange: self._complete(exchange, chat=True)} for path in DIALECTS},
+        }
+        self._routes: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
+            **(generated if spec.generates else {}),
             **{path: {"POST": self._pool} for path in self._pooled},
             "/v1/audio/transcriptions": {"POST": self._transcribe},
             "/v1/audio/translations": {"POST": self._transcribe},
