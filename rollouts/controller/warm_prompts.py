@@ -20,7 +20,7 @@ ANSWER_TOKENS = 16
 
 
 class Form(NamedTuple):
-    """A path of the OpenAI API (``/pooling``: of vLLM, for models that classify and score), and what it is sent."""
+    """A path of the OpenAI API (``/classify``, ``/score``: of vLLM) with short answers, and what it is sent."""
 
     path: str
     body: Callable[[str], dict[str, Any]]
@@ -34,7 +34,8 @@ FORMS = (
     Form("/v1/completions", lambda prompt: _generated(prompt=prompt)),
     Form("/v1/chat/completions", lambda prompt: _generated(messages=[{"role": "user", "content": prompt}])),
     Form("/v1/embeddings", lambda prompt: {"input": prompt}),
-    Form("/pooling", lambda prompt: {"input": prompt}),
+    Form("/classify", lambda prompt: {"input": prompt}),
+    Form("/score", lambda prompt: {"text_1": "what is it", "text_2": prompt}),
 )
 """In the order in which a server is asked until it has one."""
 

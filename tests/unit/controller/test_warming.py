@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -21,7 +22,7 @@ from rollouts.controller.draining import PodDrains
 from rollouts.controller.gates import arm_ref
 from rollouts.controller.marking import Marking
 from rollouts.controller.model_server_calls import ModelServerCalls
-from rollouts.controller.warm_prompts import lengths_of, made_up
+from rollouts.controller.warm_prompts import FORMS, lengths_of, made_up
 from rollouts.controller.warming import Warmth, WarmUps
 from rollouts.engine.actions import Plan, WarmPods
 from rollouts.engine.attempt import Attempt
@@ -33,6 +34,7 @@ from rollouts.kube.errors import Forbidden
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.vllm.knobs import Hang, Knobs
+from rollouts.lab.vllm.latency import LatencyProfile
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds, pods
@@ -528,7 +530,8 @@ class OtherServer:
     async def asked(self, request: web.Request) -> web.Response:
         body = await request.json()
         assert body.pop("model") == "org/base-model"
-        prompt = body.get("prompt") or body.get("input") or body["messages"][0]["content"]
+        said = (body.get(name) for name in ("prompt", "input", "text_2"))
+        prompt = next(filter(None, said), None) or body["messages"][0]["content"]
         if request.path != self.path or len(prompt.split()) > self.words:
             self.refused += 1
             status = self.refusal if request.path != self.path else 400
@@ -556,7 +559,7 @@ async def other_server(server: OtherServer, **warm_up: Any) -> AsyncIterator[Pla
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/pooling"])
+@pytest.mark.parametrize("path", [form.path for form in FORMS])
 @pytest.mark.parametrize(
     ("refusal", "said"), [(404, "Not Found"), (400, "The model does not support Completions API")]
 )
@@ -583,7 +586,7 @@ async def test_of_a_server_that_has_none_of_the_forms_all_are_named() -> None:
 
         assert made.warmth.problem == (
             "pod v2-0: /v1/completions answers 404: Not Found; nor does it answer /v1/chat/completions or "
-            "/v1/embeddings or /pooling"
+            "/v1/embeddings or /classify or /score"
         )
         assert made.annotations("v2-0") == MARK
 
@@ -627,6 +630,28 @@ async def test_a_pod_that_hangs_is_said_to_and_holds_up_no_other(monkeypatch: py
         await eventually(other_serves)
         assert made.warmth.problem == "pod v2-0: /v1/completions gives no answer: within 0.3 s"
         assert made.annotations("v2-0") == MARK
+
+
+async def test_no_user_meets_a_cold_server_that_was_warmed_up_and_without_that_the_first_ones_do() -> None:
+    async def met_cold(made: Place, users: int) -> int:
+        url = f"{made.servers.pods['v2-0'].url}/v1/completions"
+        async with aiohttp.ClientSession() as session:
+            answers = [
+                await session.post(
+                    url, json={"model": "mymodel", "prompt": "hi", "max_tokens": 1, "stream": streamed}
+                )
+                for streamed in [True, False] * (users // 2)
+            ]
+        assert {answer.status for answer in answers} == {200}
+        return sum("x-inference-cold" in answer.headers for answer in answers)
+
+    cold = spec_of(0, latency=LatencyProfile(cold_requests=3, cold=0.05))
+    async with place(cold, warm_up={"requests": 3, "concurrency": 2}) as made:
+        assert await met_cold(made, 6) == 3
+    async with place(cold, warm_up={"requests": 3, "concurrency": 2}) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.warmed()
+        assert await met_cold(made, 6) == 0
 
 
 # --- planted bugs ----------------------------------------------------------------------------------
@@ -692,6 +717,10 @@ def _those_that_serve_are_marked(patch: pytest.MonkeyPatch) -> None:
         ),
         (_as_long_as_ever, test_prompts_are_made_shorter_where_a_server_takes_no_longer_ones),
         (_marks_stay, lambda: test_no_mark_outlives_what_asks_for_it(False)),
+        (
+            _warm_without_an_answer,
+            test_no_user_meets_a_cold_server_that_was_warmed_up_and_without_that_the_first_ones_do,
+        ),
         (_warm_without_an_answer, test_a_fresh_pod_is_marked_before_it_is_ready_and_answers_before_it_serves),
         (_those_that_serve_are_marked, test_pods_that_serve_and_those_of_others_are_left_alone),
     ],
