@@ -33,7 +33,7 @@ from rollouts.objects.pools import Pool
 from rollouts.objects.served import listed_models
 from rollouts.objects.warming import begins, ends, is_warm, read_prompts, stops
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.fairness import FairShares
+from rollouts.runtime.fairness import FairShares, FairSlots
 from rollouts.runtime.objects import ObjectKey, key_of, uid_of
 from rollouts.sources.base import ScrapeTarget
 from rollouts.units import ZERO
@@ -53,6 +53,8 @@ _ASKED_FOR_LENGTHS = 4
 """Pods of stable whose histograms are read."""
 AT_ONCE, OF_ONE_NAMESPACE = 256, 64
 """Requests under way, of all pods and of one namespace's: who finds no room for as many as he sends waits his turn."""
+_READ_AT_ONCE, _READ_OF_ONE_NAMESPACE = 8, 2
+"""ConfigMaps, which may have a megabyte each, most of it something else."""
 _KEPT, _LISTED = 4096, 1024 * 1024
 """Bytes of an answer, and of a list of models: of an answer nobody reads more than the sentence of an error."""
 _RIGHT = "the chart value capacity.promptConfigMaps gives the right to read it"
@@ -97,12 +99,19 @@ class _Job:
 class _Prompts:
     """What is asked in one round: the lines that somebody wrote, or else made up ones of these lengths."""
 
-    lines: tuple[str, ...] = ()
+    lines: tuple[bytes, ...] = ()
+    """In UTF-8: one character of another script makes a whole text four times as large in memory."""
     lengths: tuple[int, ...] = ()
 
     def length(self, number: int) -> int:
         """Tokens of a made up prompt."""
         return self.lengths[number % len(self.lengths)] if self.lengths else 0
+
+    def text(self, number: int, tokens: int, seed: str) -> str:
+        """What is asked; one that is made up has about so many tokens."""
+        if self.lines:
+            return self.lines[number % len(self.lines)].decode()
+        return made_up(tokens, number, seed)
 
 
 @dataclass(slots=True)
@@ -184,6 +193,7 @@ class WarmUps:
         self._calls = calls
         self._marks = PodMarks(client, caches, clock)
         self._shares = FairShares(AT_ONCE, OF_ONE_NAMESPACE)
+        self._reading = FairSlots(_READ_AT_ONCE, _READ_OF_ONE_NAMESPACE)
         self._pods: dict[str, _Pod] = {}
         """By UID."""
 
@@ -363,8 +373,10 @@ class WarmUps:
         asked = job.warm_up
         if not asked.config_map:
             return _Prompts(lengths=await self._lengths(job))
-        found = await self._client.get(kinds.CONFIG_MAP, job.key.namespace, asked.config_map)
-        return _Prompts(lines=read_prompts(found, asked.key))
+        async with self._reading.hold(job.key.namespace):
+            found = await self._client.get(kinds.CONFIG_MAP, job.key.namespace, asked.config_map)
+            lines = read_prompts(found, asked.key)
+        return _Prompts(lines=tuple(line.encode("utf-8", "replace") for line in lines))
 
     async def _lengths(self, job: _Job) -> tuple[int, ...]:
         """Of stable's pods, as far as they answer."""
@@ -413,9 +425,7 @@ class WarmUps:
         """One request in a form that the process has, no longer than it takes: of either it may say nothing before."""
         while True:
             tokens, form = min(asked.length(number), process.most), process.form
-            prompt = (
-                asked.lines[number % len(asked.lines)] if asked.lines else made_up(tokens, number, job.uid)
-            )
+            prompt = asked.text(number, tokens, job.uid)
             request = {"model": process.model, **FORMS[form].body(prompt)}
             said = await self._ask(job, process.port, "POST", FORMS[form].path, request, _TIMEOUT, keep=_KEPT)
             if said.ok:

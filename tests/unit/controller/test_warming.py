@@ -304,6 +304,31 @@ async def test_prompts_of_a_config_map_are_asked() -> None:
         assert await made.answered("v2-0") == 3
 
 
+async def test_few_config_maps_of_a_namespace_are_in_memory_at_a_time() -> None:
+    """A megabyte each, for every pod that has its turn: sixty-four of them would end the controller."""
+    names = [f"v2-{index}" for index in range(6)]
+    reading, most = 0, 0
+    asked = {"requests": 1, "prompts": {"configMap": "prompts", "key": "k"}}
+    async with place(*map(spec_of, range(6)), warm_up=asked) as made:
+
+        async def read(*_: Any) -> Object:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            reading -= 1
+            return {"metadata": {"annotations": CONSENT}, "data": {"k": "one \N{ROBOT FACE}"}}
+
+        made.client.get = read  # type: ignore[method-assign]
+        for name in names:
+            made.pod(name, annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.told == 6 * [KEY])
+
+    assert most == 2
+
+
 async def test_who_may_read_no_config_map_says_what_gives_the_right() -> None:
     async with place(spec_of(0), warm_up={"prompts": {"configMap": "prompts", "key": "lines"}}) as made:
 
@@ -327,6 +352,8 @@ async def test_who_may_read_no_config_map_says_what_gives_the_right() -> None:
         (CONSENT, " \n", "no line under the key k"),
         (CONSENT, "a\n" * 201, "201 lines, and 200 are allowed"),
         (CONSENT, "a" * 32_769, "32769 characters, and 32768 are allowed"),
+        (CONSENT, ("a" * 32_768 + "\n") * 9, "294912 bytes of prompts, and 262144 are allowed"),
+        (CONSENT, ("\N{ROBOT FACE}" * 20_000 + "\n") * 4, "320000 bytes of prompts"),
         (CONSENT, 3, "no line under the key k"),
     ],
 )
@@ -636,14 +663,14 @@ async def test_no_user_meets_a_cold_server_that_was_warmed_up_and_without_that_t
     async def met_cold(made: Place, users: int) -> int:
         url = f"{made.servers.pods['v2-0'].url}/v1/completions"
         async with aiohttp.ClientSession() as session:
-            answers = [
-                await session.post(
-                    url, json={"model": "mymodel", "prompt": "hi", "max_tokens": 1, "stream": streamed}
-                )
-                for streamed in [True, False] * (users // 2)
-            ]
-        assert {answer.status for answer in answers} == {200}
-        return sum("x-inference-cold" in answer.headers for answer in answers)
+            asked = {"model": "mymodel", "prompt": "hi", "max_tokens": 1}
+            met = 0
+            for streamed in [True, False] * (users // 2):
+                async with session.post(url, json={**asked, "stream": streamed}) as answer:
+                    await answer.read()
+                    assert answer.status == 200
+                    met += "x-inference-cold" in answer.headers
+        return met
 
     cold = spec_of(0, latency=LatencyProfile(cold_requests=3, cold=0.05))
     async with place(cold, warm_up={"requests": 3, "concurrency": 2}) as made:
@@ -659,6 +686,10 @@ async def test_no_user_meets_a_cold_server_that_was_warmed_up_and_without_that_t
 
 def _asked_in_one_form(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(warming, "FORMS", warming.FORMS[:1])
+
+
+def _all_read_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(warming, "_READ_OF_ONE_NAMESPACE", 8)
 
 
 def _as_long_as_ever(patch: pytest.MonkeyPatch) -> None:
@@ -715,6 +746,7 @@ def _those_that_serve_are_marked(patch: pytest.MonkeyPatch) -> None:
             _asked_in_one_form,
             lambda: test_a_server_is_asked_in_the_form_that_its_model_has("/v1/embeddings", 404, ""),
         ),
+        (_all_read_at_once, test_few_config_maps_of_a_namespace_are_in_memory_at_a_time),
         (_as_long_as_ever, test_prompts_are_made_shorter_where_a_server_takes_no_longer_ones),
         (_marks_stay, lambda: test_no_mark_outlives_what_asks_for_it(False)),
         (
