@@ -337,7 +337,7 @@ def test_pods_that_were_warmed_up_at_moments_of_their_own_make_no_long_query(sta
     ranges = {int(found) for found in re.findall(r"increase\([^\[]*\[(\d+)s\]", cut)}
     assert len(ranges) <= 8
     assert max(ranges) == seconds
-    assert len(cut) < 2 * len(plain) + 50_000
+    assert len(cut) < 2 * len(plain) + 5_000
 
 
 @pytest.mark.parametrize("ago", [-1e9, -10.0, 0.0, 5.5])
