@@ -198,7 +198,7 @@ class WarmUpPromptsModel(ApiModel):
     config_map: Name
     """Its name."""
     key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")]
-    """The key of it that has them, one a line: 200 at most, of 32,768 characters each."""
+    """The key of it that has them, one a line: 200 at most, of 32,768 characters each, 256 KiB together."""
 
 
 class WarmUpModel(ApiModel):

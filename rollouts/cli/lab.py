@@ -86,11 +86,22 @@ def lab() -> None:
     help="Of `analysis`: the canary's engines stop in mid-canary, behind pods that stay healthy; clients leave after "
     "eight seconds, or stay.",
 )
+@click.option(
+    "--cold",
+    is_flag=True,
+    help="Of `capacity`: without warmUp, so that users meet pods that have answered nothing yet.",
+)
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 @_PICKERS
 @_LIKE
 def demo(
-    story: str, bad: bool, hang: str | None, control_plane: str, pickers: bool, gateway_like: str
+    story: str,
+    bad: bool,
+    hang: str | None,
+    cold: bool,
+    control_plane: str,
+    pickers: bool,
+    gateway_like: str,
 ) -> None:
     """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised.
 
@@ -114,6 +125,8 @@ def demo(
         )
     if hang and (story != "analysis" or bad):
         raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
+    if cold and (story != "capacity" or bad):
+        raise click.UsageError("--cold is another beginning of `capacity`, in place of --bad")
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
     configure_logs_to(directory / "lab.log")
@@ -126,6 +139,7 @@ def demo(
                 console,
                 bad=bad,
                 hang=hang,
+                cold=cold,
                 control_plane=control_plane,
                 pickers=pickers,
                 gateway_like=gateway_like,
@@ -151,6 +165,7 @@ async def _tell(
     *,
     bad: bool,
     hang: str | None,
+    cold: bool,
     control_plane: str,
     pickers: bool,
     gateway_like: str,
@@ -198,6 +213,8 @@ async def _tell(
     ) as running:
         if hang is not None:
             await tell_hang(running, console, clients=Clients(hang))
+        elif cold:
+            await story_capacity.tell_capacity(running, console, bad=False, warm=False)
         else:
             await tell(running, console, bad=bad)
 

@@ -22,7 +22,7 @@ def metrics_pages(pods: Iterable[Pod], ports: Sequence[int], namespace: str) -> 
             started=_seconds(found.started),
             namespace=namespace,
             pool=found.pool,
-            warmed=found.warmed,
+            warmed=_seconds(found.warmed.partition(" ")[0]),
             of=found.name if several else "",
         )
         for found in pods

@@ -1,16 +1,43 @@
-"""What pods that are warmed up are asked: prompts as long as those of users, where nobody wrote some down."""
+"""What pods that are warmed up are asked: in which form, and prompts as long as those of users, where nobody wrote some
+down.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
+from typing import Any, NamedTuple
 
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.window_statistics import quantile
 
-__all__ = ["LENGTH_NAMES", "lengths_of", "made_up"]
+__all__ = ["ANSWER_TOKENS", "FORMS", "LENGTH_NAMES", "Form", "lengths_of", "made_up"]
+
+ANSWER_TOKENS = 16
+"""Of each answer: decoding is warm after a few, and users wait for the pod."""
+
+
+class Form(NamedTuple):
+    """A path of the OpenAI API (``/classify``, ``/score``: of vLLM) with short answers, and what it is sent."""
+
+    path: str
+    body: Callable[[str], dict[str, Any]]
+
+
+def _generated(**asked: Any) -> dict[str, Any]:
+    return {"max_tokens": ANSWER_TOKENS, "temperature": 0, **asked}
+
+
+FORMS = (
+    Form("/v1/completions", lambda prompt: _generated(prompt=prompt)),
+    Form("/v1/chat/completions", lambda prompt: _generated(messages=[{"role": "user", "content": prompt}])),
+    Form("/v1/embeddings", lambda prompt: {"input": prompt}),
+    Form("/classify", lambda prompt: {"input": prompt}),
+    Form("/score", lambda prompt: {"text_1": "what is it", "text_2": prompt}),
+)
+"""In the order in which a server is asked until it has one."""
 
 LENGTH_NAMES = frozenset(selector.name for group in POD_OFFER.groups("prompt_tokens") for selector in group)
 
@@ -72,7 +99,6 @@ def lengths_of(pages: Iterable[ScrapedPage]) -> tuple[int, ...]:
     return tuple(known) or _UNKNOWN
 
 
-def made_up(lengths: tuple[int, ...], number: int, seed: str, *, at_most: int) -> str:
+def made_up(tokens: int, number: int, seed: str) -> str:
     """A prompt of about so many tokens, another one for each ``number`` and ``seed``: no cache has it."""
-    tokens = min(lengths[number % len(lengths)], at_most)
     return " ".join(Random(f"{seed} {number}").choices(_WORDS, k=max(1, int(tokens * _PER_TOKEN))))

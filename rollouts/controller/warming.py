@@ -20,7 +20,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.marking import PATIENCE, Change, Marking, PodMarks
 from rollouts.controller.model_server_calls import ServerAnswer
 from rollouts.controller.pages import metrics_pages
-from rollouts.controller.warm_prompts import LENGTH_NAMES, lengths_of, made_up
+from rollouts.controller.warm_prompts import ANSWER_TOKENS, FORMS, LENGTH_NAMES, lengths_of, made_up
 from rollouts.engine.actions import Plan, WarmPods
 from rollouts.engine.rollout_spec import WarmUp
 from rollouts.engine.versions import Identity
@@ -33,7 +33,7 @@ from rollouts.objects.pools import Pool
 from rollouts.objects.served import listed_models
 from rollouts.objects.warming import begins, ends, is_warm, read_prompts, stops
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.fairness import FairShares
+from rollouts.runtime.fairness import FairShares, FairSlots
 from rollouts.runtime.objects import ObjectKey, key_of, uid_of
 from rollouts.sources.base import ScrapeTarget
 from rollouts.units import ZERO
@@ -44,8 +44,6 @@ _log = structlog.get_logger(__name__)
 
 Object = dict[str, Any]
 
-_ANSWER_TOKENS = 16
-"""Of each answer: decoding is warm after a few, and users wait for the pod."""
 _LIST_TIMEOUT = 5.0
 _TIMEOUT = 120.0
 """Seconds for one answer: the first one captures graphs."""
@@ -55,9 +53,14 @@ _ASKED_FOR_LENGTHS = 4
 """Pods of stable whose histograms are read."""
 AT_ONCE, OF_ONE_NAMESPACE = 256, 64
 """Requests under way, of all pods and of one namespace's: who finds no room for as many as he sends waits his turn."""
+_READ_AT_ONCE, _READ_OF_ONE_NAMESPACE = 8, 2
+"""ConfigMaps, which may have a megabyte each, most of it something else."""
 _KEPT, _LISTED = 4096, 1024 * 1024
 """Bytes of an answer, and of a list of models: of an answer nobody reads more than the sentence of an error."""
 _RIGHT = "the chart value capacity.promptConfigMaps gives the right to read it"
+_NO_FORM, _TOO_LONG = (404, 405, 501), (400, 413, 422)
+_SHORTEST = 16
+"""Tokens: a server that refuses so short a prompt does so for another reason."""
 _ROOM = 64
 """Tokens of a context that are left beside prompt and answer, for what a chat template adds."""
 
@@ -96,8 +99,32 @@ class _Job:
 class _Prompts:
     """What is asked in one round: the lines that somebody wrote, or else made up ones of these lengths."""
 
-    lines: tuple[str, ...] = ()
+    lines: tuple[bytes, ...] = ()
+    """In UTF-8: one character of another script makes a whole text four times as large in memory."""
     lengths: tuple[int, ...] = ()
+
+    def length(self, number: int) -> int:
+        """Tokens of a made up prompt."""
+        return self.lengths[number % len(self.lengths)] if self.lengths else 0
+
+    def text(self, number: int, tokens: int, seed: str) -> str:
+        """What is asked; one that is made up has about so many tokens."""
+        if self.lines:
+            return self.lines[number % len(self.lines)].decode()
+        return made_up(tokens, number, seed)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What has been learned of one process: the model that it serves, the longest prompt that it may take (tokens), and
+    which of ``FORMS`` it has; ``problem`` is its answer to the first one, where it has not that.
+    """
+
+    port: int
+    model: str
+    most: int
+    form: int = 0
+    problem: str = ""
 
 
 @dataclass(slots=True)
@@ -166,6 +193,7 @@ class WarmUps:
         self._calls = calls
         self._marks = PodMarks(client, caches, clock)
         self._shares = FairShares(AT_ONCE, OF_ONE_NAMESPACE)
+        self._reading = FairSlots(_READ_AT_ONCE, _READ_OF_ONE_NAMESPACE)
         self._pods: dict[str, _Pod] = {}
         """By UID."""
 
@@ -345,8 +373,10 @@ class WarmUps:
         asked = job.warm_up
         if not asked.config_map:
             return _Prompts(lengths=await self._lengths(job))
-        found = await self._client.get(kinds.CONFIG_MAP, job.key.namespace, asked.config_map)
-        return _Prompts(lines=read_prompts(found, asked.key))
+        async with self._reading.hold(job.key.namespace):
+            found = await self._client.get(kinds.CONFIG_MAP, job.key.namespace, asked.config_map)
+            lines = read_prompts(found, asked.key)
+        return _Prompts(lines=tuple(line.encode("utf-8", "replace") for line in lines))
 
     async def _lengths(self, job: _Job) -> tuple[int, ...]:
         """Of stable's pods, as far as they answer."""
@@ -374,24 +404,16 @@ class WarmUps:
         base = next((one for one in models or () if not one.get("parent")), None)
         if base is None:
             return answer.problem or "/v1/models lists no model"
-        limit, chat = base.get("max_model_len"), False
-        most = max(1, limit - _ANSWER_TOKENS - _ROOM) if isinstance(limit, int) else 2**31
+        limit = base.get("max_model_len")
+        most = max(1, limit - ANSWER_TOKENS - _ROOM) if isinstance(limit, int) else 2**31
+        process = _Process(port, str(base["id"]), most)
         numbers, problems = iter(range(job.warm_up.requests)), list[str]()
 
         async def ask_on() -> None:
-            nonlocal chat
             for number in numbers:
-                prompt = (
-                    asked.lines[number % len(asked.lines)]
-                    if asked.lines
-                    else made_up(asked.lengths, number, job.uid, at_most=most)
-                )
-                said = await self._complete(job, port, str(base["id"]), prompt, chat=chat)
-                if said.status in (404, 405) and not chat:
-                    chat = True
-                    said = await self._complete(job, port, str(base["id"]), prompt, chat=chat)
-                if not said.ok:
-                    problems.append(said.problem)
+                problem = await self._ask_one(job, process, asked, number)
+                if problem:
+                    problems.append(problem)
                 if problems:
                     return
                 known.answered += 1
@@ -399,12 +421,26 @@ class WarmUps:
         await asyncio.gather(*(ask_on() for _ in range(job.warm_up.concurrency)))
         return problems[0] if problems else ""
 
-    async def _complete(self, job: _Job, port: int, model: str, prompt: str, *, chat: bool) -> ServerAnswer:
-        path, asked = "/v1/completions", dict[str, Any](prompt=prompt)
-        if chat:
-            path, asked = "/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}]}
-        request = {"model": model, "max_tokens": _ANSWER_TOKENS, "temperature": 0, **asked}
-        return await self._ask(job, port, "POST", path, request, _TIMEOUT, keep=_KEPT)
+    async def _ask_one(self, job: _Job, process: _Process, asked: _Prompts, number: int) -> str:
+        """One request in a form that the process has, no longer than it takes: of either it may say nothing before."""
+        while True:
+            tokens, form = min(asked.length(number), process.most), process.form
+            prompt = asked.text(number, tokens, job.uid)
+            request = {"model": process.model, **FORMS[form].body(prompt)}
+            said = await self._ask(job, process.port, "POST", FORMS[form].path, request, _TIMEOUT, keep=_KEPT)
+            if said.ok:
+                return ""
+            if _lacks_form(said):
+                process.problem = process.problem or said.problem
+                if form + 1 == len(FORMS):
+                    return (
+                        f"{process.problem}; nor does it answer {' or '.join(one.path for one in FORMS[1:])}"
+                    )
+                process.form = max(process.form, form + 1)
+            elif said.status in _TOO_LONG and not asked.lines and tokens > _SHORTEST:
+                process.most = min(process.most, tokens // 2)
+            else:
+                return said.problem
 
     async def _ask(
         self, job: _Job, port: int, method: str, path: str, request: Any, timeout: float, keep: int = _LISTED
@@ -421,6 +457,11 @@ class WarmUps:
         found = read_pod(pod) if pod is not None and uid_of(pod) == job.uid else None
         same = found is not None and (found.ip, found.restarts) == (job.pod.ip, job.pod.restarts)
         return same and pod is not None and self._caches.is_ready_unit(pod)
+
+
+def _lacks_form(said: ServerAnswer) -> bool:
+    """As servers of other models answer: no such path, or (vLLM) a 400 ``does not support Completions API``."""
+    return said.status in _NO_FORM or (said.status == 400 and "does not support" in said.problem)
 
 
 def _asked(plan: Plan) -> WarmPods | None:

@@ -1,7 +1,7 @@
 """The scripted story of a rollout that fits the GPUs one has: what ``rollouts lab demo capacity`` shows.
 
 Eight pods of the old model, one GPU to spare, streams of twenty seconds all the while. The GPUs are counted from
-outside (``GpuMeter``), and the streams at the client.
+outside (``GpuMeter``), and the streams at the client, as are those that met a server while it was cold.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ STABLE_PODS = 8
 GPUS = STABLE_PODS + 1
 """One more than the old model has."""
 POD_STARTUP = 2.0
-LATENCY = LatencyProfile(per_token=0.04)
-"""Twenty-five tokens a second, so that a stream of twenty seconds is one of 500 tokens and costs little to play."""
+LATENCY = LatencyProfile(per_token=0.04, cold_requests=3, cold=1.5)
+"""Twenty-five tokens a second, so that a stream of twenty seconds is one of 500 tokens and costs little to play.
+
+A server's first requests wait for its graphs: no gate of the story lets a canary pass that has its users wait so.
+"""
 
 _OLD, _NEW = "qwen", "deepseek-r1"
 _SLOW = {"ttft": "100"}
@@ -78,6 +81,11 @@ class _Clients:
         """Requests that did not get the whole answer."""
         return self.short.window(0.0).failed + self.long.window(0.0).failed
 
+    def cold(self) -> tuple[int, int]:
+        """How many answers of the new model came from a server that was cold, of how many."""
+        found = [one for one in (*self.short.results, *self.long.results) if _is_new(one)]
+        return sum(one.cold for one in found), len(found)
+
     def why(self, began: float) -> str:
         """What the first of them saw, and when it was sent."""
         failed = [one for one in (*self.short.results, *self.long.results) if one.failed]
@@ -88,13 +96,16 @@ class _Clients:
         return f"{words} from {first.pod or 'no pod'}, sent at {first.sent_at - began:.1f}s after {first.seconds:.1f} s"
 
 
-async def tell_capacity(lab: Lab, console: Console, *, bad: bool) -> None:
+async def tell_capacity(lab: Lab, console: Console, *, bad: bool, warm: bool = True) -> None:
     """Roll mymodel-pool-v2 out within ``GPUS``; with ``bad`` it is slow, and aborted at half.
+
+    Without ``warm`` nobody but users warms its pods up: some meet cold ones, and it may be aborted for that.
 
     Raises StoryFailed when the end is not the promised one.
     """
     teller = Teller(console, time.monotonic())
-    teller.heading(f"{STABLE_PODS} + {GPUS - STABLE_PODS} GPUs, {'bad' if bad else 'good'} canary")
+    kind = "bad" if bad else "good" if warm else "good, but cold"
+    teller.heading(f"{STABLE_PODS} + {GPUS - STABLE_PODS} GPUs, {kind} canary")
     url = await _set_the_stage(lab, teller)
     async with _traffic(url) as clients, _metering(lab, teller) as meter:
         seen = clients.seen
@@ -105,14 +116,17 @@ async def tell_capacity(lab: Lab, console: Console, *, bad: bool) -> None:
         teller.line("$ git diff")
         teller.line("-     pool: {name: mymodel-pool-v1}", "red")
         teller.line("+     pool: {name: mymodel-pool-v2}", "green")
-        await lab.apply([_rollout("mymodel-pool-v2")])
+        if not warm:
+            teller.line("-     warmUp: {requests: 4, concurrency: 2}", "red")
+        await lab.apply([_rollout("mymodel-pool-v2", **({} if warm else {"warmUp": None}))])
         spoiling = asyncio.create_task(_spoil(lab, teller)) if bad else None
         status = await follow(lab, teller, NAME, seen=seen, until=_returned, longest=_LONGEST)
         if spoiling is not None:
             spoiling.cancel()
             await asyncio.gather(spoiling, return_exceptions=True)
-        await _settle(teller, meter, bad=bad)
-        await _close(lab, teller, clients, meter, status, bad=bad)
+        lost = bad or (not warm and status.phase is Phase.ABORTED)
+        await _settle(teller, meter, lost=lost)
+        await _close(lab, teller, clients, meter, status, lost=lost, warm=warm)
 
 
 def _returned(status: RolloutStatus) -> bool:
@@ -205,9 +219,9 @@ def _pods(meter: GpuMeter, release: str) -> int:
     return sum(meter.now.stages.get(release, {}).values())
 
 
-async def _settle(teller: Teller, meter: GpuMeter, *, bad: bool) -> None:
+async def _settle(teller: Teller, meter: GpuMeter, *, lost: bool) -> None:
     """Until what lost is gone, and what won has all of its pods."""
-    loser, winner = (_NEW, _OLD) if bad else (_OLD, _NEW)
+    loser, winner = (_NEW, _OLD) if lost else (_OLD, _NEW)
     teller.line(f"             waiting until {loser} is gone: its last streams, then its pods", "cyan")
     await until(
         lambda: _pods(meter, loser) == 0 and _pods(meter, winner) == STABLE_PODS,
@@ -218,7 +232,14 @@ async def _settle(teller: Teller, meter: GpuMeter, *, bad: bool) -> None:
 
 
 async def _close(
-    lab: Lab, teller: Teller, clients: _Clients, meter: GpuMeter, status: RolloutStatus, *, bad: bool
+    lab: Lab,
+    teller: Teller,
+    clients: _Clients,
+    meter: GpuMeter,
+    status: RolloutStatus,
+    *,
+    lost: bool,
+    warm: bool,
 ) -> None:
     """What people see at the end, and whether it is the promised end."""
     settled = time.monotonic()
@@ -233,13 +254,15 @@ async def _close(
         f"streams      {streams} of twenty seconds and {len(clients.short.results)} short ones; {clients.cut()} cut",
         "cyan",
     )
+    cold, new = clients.cold()
+    teller.line(f"cold         {cold} of {new} answers of v2 came from a server that was cold", "cyan")
     counted = f"counted {meter.counts} times, Terminating pods included"
     teller.line(
         f"GPUs         never more than {meter.most_in_use} in use, {meter.most_asked} asked for; {counted}",
         "cyan",
     )
     teller.line(f"             clients now see {canary} of {total} answered by v2", "cyan")
-    wanted = Phase.ABORTED if bad else Phase.HEALTHY
+    wanted = Phase.ABORTED if lost else Phase.HEALTHY
     if status.phase is not wanted:
         raise StoryFailed(f"the rollout ended {status.phase.value}, not {wanted.value}: {status.message}")
     if clients.cut() or not streams:
@@ -247,6 +270,14 @@ async def _close(
         raise StoryFailed(f"{clients.cut()} requests were cut, the first {why}; logs in {lab.directory}")
     if meter.most_asked > GPUS:
         raise StoryFailed(f"{meter.most_asked} GPUs were asked for at once, and there are {GPUS}")
-    if not total or (canary != 0 if bad else canary != total):
+    if not total or (canary != 0 if lost else canary != total):
         raise StoryFailed(f"clients still saw {canary} of {total} answered by v2")
-    teller.line("the bad canary was aborted" if bad else "the canary was promoted", "bold green")
+    if bool(cold) is warm:
+        raise StoryFailed(
+            f"{cold} users met a server of v2 that was cold, {'with' if warm else 'without'} warmUp"
+        )
+    end = "aborted" if lost else "promoted"
+    if not warm:
+        teller.line(f"users met cold servers, and the canary was {end}", "bold green")
+        return
+    teller.line("the bad canary was aborted" if lost else "the canary was promoted", "bold green")

@@ -79,6 +79,8 @@ class Result:
     model: str = ""
     session: str = ""
     failed: bool = False
+    cold: bool = False
+    """A simulated server says that it was cold: the first token came late for that."""
     error: str = ""
 
 
@@ -251,5 +253,6 @@ def _result(answer: aiohttp.ClientResponse, body: bytes, began: float, first: fl
         model=model.group(1).decode(errors="replace") if model else "",
         session=session,
         failed=broken or cut or answer.status >= 500,
+        cold="x-inference-cold" in answer.headers,
         error="error inside the stream" if broken else "the stream ended early" if cut else "",
     )

@@ -1,7 +1,9 @@
 """How many accelerators a pod asks for: extended resources of device plugins, which count whole devices.
 
-Names: nvidia.com/gpu and nvidia.com/mig-*, amd.com/gpu, gpu.intel.com/*, google.com/tpu, habana.ai/gaudi. Extended
-resources are asked for by limits; a request, where one is written, equals it (Kubernetes, "Manage resources").
+Names: nvidia.com/gpu, nvidia.com/gpu.shared (time slices), nvidia.com/mig-*, amd.com/gpu, gpu.intel.com/*,
+google.com/tpu, habana.ai/gaudi, aws.amazon.com/neuron (devices; neuroncore are parts of those), huawei.com/Ascend*.
+Extended resources are asked for by limits; a request, where one is written, equals it (Kubernetes, "Manage
+resources"). Devices of resource claims (DRA) are not counted: a pod does not say how many it gets.
 """
 
 from __future__ import annotations
@@ -15,15 +17,19 @@ from rollouts.objects.fields import dict_at, items_at, map_of
 __all__ = ["accelerators", "container_with", "of_replica"]
 
 _NAMES = re.compile(
-    r"nvidia\.com/(gpu|mig-[a-z0-9.-]{1,32})|amd\.com/gpu|gpu\.intel\.com/[a-z0-9]{1,16}|google\.com/tpu|habana\.ai/gaudi"
+    r"nvidia\.com/(gpu|gpu\.shared|mig-[a-z0-9.-]{1,32})|amd\.com/gpu|gpu\.intel\.com/[a-z0-9]{1,16}|google\.com/tpu"
+    r"|habana\.ai/gaudi|aws\.amazon\.com/neuron|huawei\.com/Ascend[0-9A-Za-z-]{1,16}"
 )
 
 
 def accelerators(template: Mapping[str, Any]) -> int:
     """Devices that a pod, or one of a Pod template, takes; 0 where it asks for none, or nothing that can be read."""
-    containers = [items_at(template, "spec", kind) for kind in ("containers", "initContainers")]
-    totals = [sum(map(_of_container, containers[0])), *map(_of_container, containers[1])]
-    return max(totals)  # init containers run before, and give back what they had
+    beside, most = 0, 0
+    for one in items_at(template, "spec", "initContainers"):  # in their order
+        most = max(most, beside + _of_container(one))
+        if one.get("restartPolicy") == "Always":  # a sidecar, which stays; others give back what they had
+            beside += _of_container(one)
+    return max(most, beside + sum(map(_of_container, items_at(template, "spec", "containers"))))
 
 
 def of_replica(workload: Mapping[str, Any]) -> int:

@@ -23,6 +23,8 @@ _RESTARTS = re.compile(r" after (?P<restarts>[0-9]{1,9}) restarts\Z", re.ASCII)
 _MOST_PROMPTS = 200
 _MOST_CHARACTERS = 32_768
 """Of one prompt: a body of that size is read by every server."""
+_MOST_BYTES = 256 * 1024
+"""Of all prompts in UTF-8: each of hundreds of pods that are warmed up at a time has its own."""
 
 
 def begins(rollout: str) -> dict[str, str | None]:
@@ -66,4 +68,7 @@ def read_prompts(config_map: Mapping[str, Any], key: str) -> tuple[str, ...]:
         raise ValueError(
             f"a line of its key {key} has {longest} characters, and {_MOST_CHARACTERS} are allowed"
         )
+    length = sum(len(prompt.encode("utf-8", "replace")) for prompt in prompts)
+    if length > _MOST_BYTES:
+        raise ValueError(f"its key {key} has {length} bytes of prompts, and {_MOST_BYTES} are allowed")
     return prompts

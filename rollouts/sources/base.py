@@ -55,8 +55,8 @@ class ScrapeTarget:
     """Whose pod it is: who shares connections and time with whom."""
     pool: str = ""
     """The InferencePool through which it is a model server: whose scheme and key it is called with. Else none."""
-    warmed: str = ""
-    """When requests that warm it up were over: its samples from before are nobody's."""
+    warmed: float | None = None
+    """When requests that warm it up were over, in seconds since 1970: its samples from before are nobody's."""
     of: str = ""
     """The pod's own name, where its pool has several ports: ``pod`` then names the process behind this one."""
 

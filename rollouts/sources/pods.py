@@ -114,7 +114,9 @@ class PodsSource:
         pages = await asyncio.gather(*(self._scraper.read(endpoint, names) for endpoint in endpoints))
         return {
             # The counters of one that was warmed up did not begin with it: it says nothing of when it started.
-            endpoint.pod: RawPod(page.get("", ScrapedPage()), None if endpoint.warmed else endpoint.started)
+            endpoint.pod: RawPod(
+                page.get("", ScrapedPage()), endpoint.started if endpoint.warmed is None else None
+            )
             for endpoint, page in zip(endpoints, pages, strict=True)
             if page is not None
         }

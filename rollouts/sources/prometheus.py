@@ -47,7 +47,15 @@ from rollouts.sources.base import (
     statistic_of,
 )
 from rollouts.sources.jobs import chosen_jobs, unscraped
-from rollouts.sources.promql import PerJob, PodSelection, job_query, measure_query, raw_query
+from rollouts.sources.promql import (
+    LOOKBACK,
+    PerJob,
+    PodSelection,
+    job_query,
+    measure_query,
+    raw_query,
+    users_seconds,
+)
 
 __all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource"]
 
@@ -289,9 +297,10 @@ class PrometheusSource:
         self._demand_whole_pods(endpoints, scraped)
         if not per_job:
             return math.nan
-        value = await self._query(
-            measure_query(wanted, spec.window, self._where(place, per_job)), at, MAX_SERIES, place.namespace
-        )
+        query = measure_query(wanted, spec.window, self._where(place, per_job), at)
+        if not query:
+            return math.nan
+        value = await self._query(query, at, MAX_SERIES, place.namespace)
         if isinstance(value, tuple):
             return value[0].value if len(value) == 1 else math.nan
         return value
@@ -330,18 +339,26 @@ class PrometheusSource:
     async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
         """See ``Source.raw``: raw samples by one instant query, no ``rate()``, so that counts stay whole.
 
-        Adapters share their pods, so their series are not told apart by pod.
+        Adapters share their pods, so their series are not told apart by pod. Of a pod that was warmed up the first
+        sample is one from after that: until it is there, the pod is not.
         """
         refuse_adapter(place)
-        endpoints = self._endpoints(place.namespace, place.arm)
+        known = self._endpoints(place.namespace, place.arm)
+        endpoints = [one for one in known if users_seconds(one, at) >= 1]
         if not endpoints:
             return {}
         chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
         pages: dict[str, RawPod] = {}
         for found in await asyncio.gather(*(self._page(names, place, chunk, at) for chunk in chunks)):
             pages |= found
-        self._demand_whole_pods(endpoints, Counter(one.owner for one in endpoints if one.pod in pages))
-        if not pages:
+        scraped = Counter(one.owner for one in endpoints if one.pod in pages)
+        fresh = [one for one in endpoints if users_seconds(one, at) < LOOKBACK]
+        for one in fresh:  # its other ports may be scraped for the first time since in a moment
+            if unscraped([other for other in fresh if other.owner == one.owner], scraped):
+                pages.pop(one.pod, None)
+        endpoints = [one for one in endpoints if one not in fresh]
+        self._demand_whole_pods(endpoints, scraped)
+        if endpoints and not pages:
             raise SourceUnavailable(
                 f"source {self._name} holds nothing of the {len(endpoints)} pods of {place.arm.name}: it does not "
                 f"scrape them, or names them by other labels than {self._config.namespace_label or 'no namespace'} "
@@ -354,7 +371,7 @@ class PrometheusSource:
     ) -> dict[str, RawPod]:
         """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
         where = self._where(place, ((None, tuple(endpoints)),))
-        value = await self._query(raw_query(names, where), at, _MAX_RAW, place.namespace)
+        value = await self._query(raw_query(names, where, at), at, _MAX_RAW, place.namespace)
         if not isinstance(value, tuple):
             raise SourceUnavailable(f"source {self._name}: the answer is no vector")
         by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
@@ -381,7 +398,8 @@ class PrometheusSource:
             sample = ScrapedPage()
             for labels, number in jobs[job]:
                 add_series(sample, labels.pop("__name__", ""), labels, number, names)
-            pages[endpoint.pod] = RawPod(sample, endpoint.started)
+            # The counters of one that was warmed up did not begin with it: it says nothing of when it started.
+            pages[endpoint.pod] = RawPod(sample, endpoint.started if endpoint.warmed is None else None)
         return pages
 
     async def close(self) -> None:

@@ -3,21 +3,41 @@
 The namespace is always matched, since pods of one name exist in many. One scrape job is read per pod: two of them
 (a PodMonitor and a ServiceMonitor, say) hold every count twice. A counter that appears with its first event, in a
 process that was there before, began at 0: ``increase`` would leave that first value out.
+
+Of a pod that was warmed up within the window what came after counts, as in the pods source: its ranges begin there.
+``offset`` would find a sample from before, since a server looks back, so such a pod's samples are counted instead.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.offers import QUANTILES, Statistic
 from rollouts.analysis.types import MeasureKind, Stat
 from rollouts.sources.base import ScrapeTarget
 
-__all__ = ["PerJob", "PodSelection", "job_query", "measure_query", "raw_query"]
+__all__ = [
+    "LOOKBACK",
+    "PerJob",
+    "PodSelection",
+    "job_query",
+    "measure_query",
+    "raw_query",
+    "users_seconds",
+]
+
+LOOKBACK = 300
+"""Seconds: a sample that old is what a Prometheus server answers for a moment."""
+_SETTLES = 5.0
+"""Seconds after a warm-up: clocks of two machines differ, and counters are written after the answer."""
+_CUTS = 8
+"""Lengths to which windows are cut, at most: a query is no longer for a pod that came at a moment of its own."""
 
 _ALWAYS = ("process_start_time_seconds", "vllm:num_requests_running", "sglang:num_running_reqs")
 """Exposed from a process' first scrape on, whatever it has served."""
@@ -46,19 +66,47 @@ class PodSelection:
         """The value of the pod label."""
         return f"{endpoint.ip}:{endpoint.port}" if self.pod_label == "instance" else endpoint.owner
 
-    def matchers(self) -> list[str]:
-        """One list of matchers per job."""
-        found = []
-        for job, endpoints in self.per_job:
-            names = dict.fromkeys(self.name(endpoint) for endpoint in endpoints)
-            parts = [f"{self.pod_label}=~{_among(names)}"]
-            for label in dict.fromkeys((self.namespace_label, self.enforced_label)):
-                if label:
-                    parts.append(f'{label}="{_escape(self.namespace)}"')
-            if job is not None:
-                parts.append(f'job="{_escape(job)}"')
-            found.append(",".join(parts))
-        return found
+    def matchers(self, job: str | None, endpoints: Iterable[ScrapeTarget]) -> str:
+        """The matchers of some of the pods."""
+        names = dict.fromkeys(self.name(endpoint) for endpoint in endpoints)
+        parts = [f"{self.pod_label}=~{_among(names)}"]
+        for label in dict.fromkeys((self.namespace_label, self.enforced_label)):
+            if label:
+                parts.append(f'{label}="{_escape(self.namespace)}"')
+        if job is not None:
+            parts.append(f'job="{_escape(job)}"')
+        return ",".join(parts)
+
+
+def users_seconds(endpoint: ScrapeTarget, at: datetime) -> float:
+    """How long before a moment all samples of a pod are of users' requests; infinite where nobody warmed it up."""
+    return math.inf if endpoint.warmed is None else at.timestamp() - endpoint.warmed - _SETTLES
+
+
+class _Part(NamedTuple):
+    """Pods of one job with equally much of a window, as matchers.
+
+    ``whole``: all of it is users'. ``cut``: at its beginning the server may still answer what was there before.
+    """
+
+    pods: str
+    seconds: int
+    whole: bool
+    cut: bool
+
+
+def _parts(where: PodSelection, window: int, at: datetime) -> Iterator[_Part]:
+    """All pods of which something is to be read."""
+    for job, endpoints in where.per_job:
+        found: dict[tuple[int, bool, bool], list[ScrapeTarget]] = {}
+        for endpoint in endpoints:
+            known = users_seconds(endpoint, at)
+            whole, cut = known >= window, known < window + LOOKBACK
+            seconds = window if whole else int(_CUTS * known / window) * window // _CUTS
+            if seconds > 0:
+                found.setdefault((seconds, whole, cut), []).append(endpoint)
+        for (seconds, whole, cut), some in sorted(found.items(), reverse=True):
+            yield _Part(where.matchers(job, some), seconds, whole, cut)
 
 
 def _escape(text: str) -> str:
@@ -88,25 +136,41 @@ def _any_name(names: Iterable[str]) -> str:
     return f'__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?"'
 
 
-def raw_query(names: frozenset[str], where: PodSelection) -> str:
-    """Every wanted series of the pods, histograms by their three parts."""
-    return " or ".join(f"{{{_any_name(names)},{pods}}}" for pods in where.matchers())
+def raw_query(names: frozenset[str], where: PodSelection, at: datetime) -> str:
+    """Every wanted series of the pods, histograms by their three parts; of pods just warmed up, what is of users."""
+    found: list[str] = []
+    for job, endpoints in where.per_job:
+        ages: dict[int, list[ScrapeTarget]] = {}
+        for endpoint in endpoints:
+            ages.setdefault(int(min(users_seconds(endpoint, at), LOOKBACK)), []).append(endpoint)
+        for age, some in sorted(ages.items(), reverse=True):
+            pods = f"{{{_any_name(names)},{where.matchers(job, some)}}}"
+            if age > 0:
+                found.append(pods if age == LOOKBACK else f"last_over_time({pods}[{age}s])")
+    return " or ".join(found)
 
 
 def job_query(names: Iterable[str], where: PodSelection) -> str:
     """How many of the wanted series each scrape job holds of each process."""
-    return f"count by (job, {where.process}) ({raw_query(frozenset(names), where)})"
+    series = " or ".join(f"{{{_any_name(names)},{where.matchers(*part)}}}" for part in where.per_job)
+    return f"count by (job, {where.process}) ({series})"
 
 
-def measure_query(wanted: Statistic, window: timedelta, where: PodSelection) -> str:
+def measure_query(wanted: Statistic, window: timedelta, where: PodSelection, at: datetime) -> str:
     """The PromQL of a statistic over the pods; alternatives are joined by ``or``.
 
-    Nothing where none of the pods was there when the window began: part of a window is no data.
+    Nothing where none of the pods was there when the window began: part of a window is no data. Empty where that is
+    known without asking, since all of them were warmed up later.
     """
-    builder, stat = _Builder(where, wanted, max(1, round(window.total_seconds()))), wanted.stat
+    seconds = max(1, round(window.total_seconds()))
+    parts, stat = tuple(_parts(where, seconds, at)), wanted.stat
+    builder = _Builder(where.process, wanted, seconds, parts)
+    last = wanted.kind is MeasureKind.GAUGE and stat is Stat.LAST
+    if not parts or not (last or any(part.whole for part in parts)):
+        return ""
     if wanted.kind is MeasureKind.GAUGE:
         found = builder.gauge(stat)
-        return found if stat is Stat.LAST else builder.covered(found)
+        return found if last else builder.covered(found)
     return builder.covered(
         builder.histogram(stat) if wanted.kind is MeasureKind.HISTOGRAM else builder.counter(stat)
     )
@@ -114,30 +178,38 @@ def measure_query(wanted: Statistic, window: timedelta, where: PodSelection) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    where: PodSelection
+    process: str
     wanted: Statistic
-    seconds: int
+    window: int
+    parts: tuple[_Part, ...]
 
     def covered(self, query: str) -> str:
-        return f"({query}) and on () (count({self._presence()}) > 0)"
+        there = " or ".join(self._presence(part.pods) for part in self.parts if part.whole)
+        return f"({query}) and on () (count({there}) > 0)"
 
-    def _presence(self) -> str:
+    def _presence(self, pods: str) -> str:
         names = {*_ALWAYS, *self.wanted.names}
-        there = [f"{{{_any_name(names)},{pods}}} offset {self.seconds}s" for pods in self.where.matchers()]
-        return " or ".join(there)
+        return f"{{{_any_name(names)},{pods}}} offset {self.window}s"
 
-    def series(self, selector: Selector, suffix: str = "") -> list[str]:
-        """One selector per job."""
+    def series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
+        """One selector per part."""
         own = _labels(selector)
-        return [f"{selector.name}{suffix}{{{','.join([pods, *own])}}}" for pods in self.where.matchers()]
+        return [(part, f"{selector.name}{suffix}{{{','.join([part.pods, *own])}}}") for part in self.parts]
 
     def growth(self, selector: Selector, suffix: str = "") -> str:
-        there = f"group by ({self.where.process}) ({self._presence()})"
         return " or ".join(
-            f"(({one} unless {one} offset {self.seconds}s) and on ({self.where.process}) {there}) "
-            f"or increase({one}[{self.seconds}s])"
-            for one in self.series(selector, suffix)
+            f"({self._born(part, one)}) or increase({one}[{part.seconds}s])"
+            for part, one in self.series(selector, suffix)
         )
+
+    def _born(self, part: _Part, one: str) -> str:
+        """Series that appeared while their process was there: all that they show has come since."""
+        if not part.cut:
+            there = f"group by ({self.process}) ({self._presence(part.pods)})"
+            return f"({one} unless {one} offset {part.seconds}s) and on ({self.process}) {there}"
+        counts = " or ".join(f"count_over_time({name}{{{part.pods}}}[{part.seconds}s])" for name in _ALWAYS)
+        fewer = f"< on ({self.process}) group_left () max by ({self.process}) ({counts})"
+        return f"{one} and count_over_time({one}[{part.seconds}s]) {fewer}"
 
     def either(self, groups: Groups) -> str:
         return " or ".join(f"sum({self.growth(group[0])})" for group in groups)
@@ -147,8 +219,8 @@ class _Builder:
         found = []
         for group in self.wanted.alternatives:
             engines = "avg" if group[0].over is Over.MEAN else "sum"
-            read = " or ".join(f"{over}({one}[{self.seconds}s])" for one in self.series(group[0]))
-            found.append(f"avg({engines} by ({self.where.process}) ({read}))")
+            read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self.series(group[0]))
+            found.append(f"avg({engines} by ({self.process}) ({read}))")
         return " or ".join(found)
 
     def histogram(self, stat: Stat) -> str:
@@ -170,4 +242,4 @@ class _Builder:
                 return share
             nothing = f"(({self.either(self.wanted.finished)}) == 0) and on () (({events}) == 0)"
             return f"({share}) unless on () ({nothing})"
-        return f"({self.either(self.wanted.alternatives)}) / {self.seconds}"
+        return f"({self.either(self.wanted.alternatives)}) / {self.window}"

@@ -177,7 +177,9 @@ class PodHistory:
 
 def _is_other(known: ScrapeTarget, asked: ScrapeTarget) -> bool:
     """Whether the address went to another pod, or what it answered until now was nobody's."""
-    return known is not asked and (known.owner != asked.owner or asked.warmed > known.warmed)
+    return known is not asked and (
+        known.owner != asked.owner or (asked.warmed or 0.0) > (known.warmed or 0.0)
+    )
 
 
 def _restarted(before: ScrapedPage, after: ScrapedPage) -> bool:

@@ -63,8 +63,8 @@ class Stage:
         head = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}}
         await self.kube.create(resource, self.namespace, {**head, "spec": spec, **more})
 
-    async def add_version(self, name: str, *, pods: int = 2) -> None:
-        """A Deployment of simulated servers, Ready, its InferencePool, and a picker's Service taken on trust."""
+    async def add_version(self, name: str, *, pods: int = 2, trusted: bool = True) -> None:
+        """A Deployment of simulated servers, Ready, its InferencePool, and a picker's Service taken on ``trusted``."""
         labels = {"release": name}
         container = {"name": "server", "image": "vllm", "args": ["--model=m", "--served-model-name=mymodel"]}
         # A server goes on answering while gateways learn that it leaves.
@@ -74,7 +74,8 @@ class Stage:
         template = {"metadata": {"labels": labels}, "spec": pod}
         spec = {"replicas": pods, "selector": {"matchLabels": labels}, "template": template}
         await self.create(DEPLOYMENT, name, spec)
-        await self.create(kinds.SERVICE, f"{name}-picker", {"ports": [{"port": 9002}]})
+        if trusted:
+            await self.create(kinds.SERVICE, f"{name}-picker", {"ports": [{"port": 9002}]})
         pool = {
             "selector": {"matchLabels": labels},
             "targetPorts": [{"number": 8000}],

@@ -28,11 +28,12 @@ class Finish(Enum):
 
 
 class Generation:
-    """One request in the engine. ``on_token(n, last)`` is told of new tokens."""
+    """One request in the engine. ``on_token(n, last)`` is told of new tokens, ``cold`` seconds later than of others."""
 
     __slots__ = (
         "adapter",
         "arrived",
+        "cold",
         "decode_step",
         "failing",
         "first_token_at",
@@ -60,6 +61,7 @@ class Generation:
         ignore_eos: bool,
         natural_tokens: int,
         streamed: bool,
+        cold: float = 0.0,
         on_token: Callable[[int, bool], None],
         on_end: Callable[[Finish], None],
     ) -> None:
@@ -70,6 +72,7 @@ class Generation:
         self.param_max_tokens = param_max_tokens
         self.until = max_tokens if ignore_eos else min(max_tokens, natural_tokens)
         self.streamed = streamed
+        self.cold = cold
         self.on_token = on_token
         self.on_end = on_end
         self.tokens = 0
@@ -244,7 +247,7 @@ class Engine:
         generation.scheduled_at = loop.time()
         touched = self.knobs.concerns(generation.model)
         slower = (self.knobs.ttft, self.knobs.tpot) if touched else (1.0, 1.0)
-        delay = self._latency.first_token(generation.prompt_tokens, load) * slower[0]
+        delay = self._latency.first_token(generation.prompt_tokens, load) * slower[0] + generation.cold
         generation.decode_step = self._latency.per_token(load) * slower[1]
         generation.timer = loop.call_later(delay, self._first_token, generation)
 

@@ -26,6 +26,9 @@ class LatencyProfile:
     output_tokens: float = 24.0
     """Median of the answer's natural length, after which the model stops by itself."""
     output_tokens_sigma: float = 0.6
+    cold_requests: int = 0
+    """The first ones of a process: each captures graphs for ``cold`` seconds before its first token."""
+    cold: float = 0.0
 
 
 class LatencyModel:
@@ -35,6 +38,14 @@ class LatencyModel:
         self._profile = profile
         self._random = random.Random(seed)
         self._speed = speed
+        self._cold_left = profile.cold_requests
+
+    def cold_start(self) -> float:
+        """Seconds that the next request waits longer than others for its first token; those after it wait for less."""
+        if not self._cold_left:
+            return 0.0
+        self._cold_left -= 1
+        return self._profile.cold / self._speed
 
     def first_token(self, prompt_tokens: int, load: float) -> float:
         """Seconds of prefill. ``load`` is the used part of the batch, 0 to 1."""

@@ -25,6 +25,8 @@ from rollouts.lab.vllm.spec import PodSpec
 __all__ = ["VllmServer"]
 
 _JSON = "application/json"
+_COLD = b"x-inference-cold: true\r\n"
+"""On answers that a process gave while it was cold, so that clients can be counted that met it so."""
 _BLOCK_TOKENS = 128
 # Not counted by the HTTP layer of vLLM.
 _UNCOUNTED = frozenset({"/health", "/metrics", "/load", "/ping", "/version", "/v1/load_lora_adapter"})
@@ -63,10 +65,13 @@ class VllmServer:
             f"x-inference-pod: {spec.name}\r\nx-inference-namespace: {spec.namespace}\r\n".encode()
         )
         self._pooled = {**TOKENS, **(POOLING if spec.pooling else {})}
-        self._routes: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
+        generated: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
             "/v1/chat/completions": {"POST": lambda exchange: self._complete(exchange, chat=True)},
             "/v1/completions": {"POST": lambda exchange: self._complete(exchange, chat=False)},
             **{path: {"POST": lambda exchange: self._complete(exchange, chat=True)} for path in DIALECTS},
+        }
+        self._routes: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
+            **(generated if spec.generates else {}),
             **{path: {"POST": self._pool} for path in self._pooled},
             "/v1/audio/transcriptions": {"POST": self._transcribe},
             "/v1/audio/translations": {"POST": self._transcribe},
@@ -148,6 +153,7 @@ class VllmServer:
         model = self.adapters.resolve(completion.model)
         knobs, latency = self.engine.knobs, self.engine.latency
         failing = knobs.concerns(model) and latency.happens(knobs.errors)
+        cold = latency.cold_start()
         kind = StreamedAnswer if completion.stream else PlainAnswer
         answer = kind(
             exchange,
@@ -155,7 +161,7 @@ class VllmServer:
             model=model,
             content=self.adapters.content(model),
             request_id=request.headers.get("x-request-id") or uuid.uuid4().hex,
-            headers=self._headers,
+            headers=self._headers + (_COLD if cold else b""),
             done=lambda status, size: self._count(exchange, status, time.perf_counter() - began, size),
         )
         if knobs.concerns(model) and latency.happens(knobs.refuse):
@@ -174,6 +180,7 @@ class VllmServer:
             ignore_eos=completion.ignore_eos,
             natural_tokens=latency.output_tokens(),
             streamed=completion.stream,
+            cold=cold,
             on_token=answer.token,
             on_end=answer.end,
         )

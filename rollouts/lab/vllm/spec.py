@@ -22,7 +22,7 @@ class PodSpec:
     limit, ``api_key`` empty none.
     ``more_ports``: further processes of the pod, each a server with an engine and counters of its own, as the ranks of
     data parallelism behind an external load balancer are.
-    ``pooling``: serve embeddings, rerank and score beside completions; a real server has either, by its model.
+    ``pooling``: serve embeddings, rerank and score; ``generates``: completions. A real server has either, by its model.
     """
 
     name: str
@@ -44,6 +44,7 @@ class PodSpec:
     kv_tokens: int = 65536
     api_key: str = ""
     pooling: bool = True
+    generates: bool = True
     seed: int = 0
     speed: float = 1.0
     latency: LatencyProfile = LatencyProfile()  # noqa: RUF009  # frozen, one default for all

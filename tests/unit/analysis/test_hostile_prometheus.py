@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -302,7 +304,7 @@ def where(*endpoints: ScrapeTarget) -> PodSelection:
 
 
 def asked(measure: MeasureSpec, *endpoints: ScrapeTarget) -> str:
-    return measure_query(PROMETHEUS_OFFER.statistic(measure), measure.window, where(*endpoints))
+    return measure_query(PROMETHEUS_OFFER.statistic(measure), measure.window, where(*endpoints), NOW)
 
 
 def test_pod_names_are_quoted_in_the_queries_of_measures():
@@ -318,6 +320,36 @@ def test_the_load_in_promql_is_that_of_clients_too():
 
     assert 'method!~"GET|HEAD|OPTIONS",handler!~"/v1/load_lora_adapter|/v1/unload_lora_adapter"' in text
     assert 'handler=~"/v1/.*"' in text
+
+
+@pytest.mark.parametrize("stat", [Stat.P95, Stat.MEAN])
+@pytest.mark.parametrize("window", [timedelta(seconds=7), timedelta(minutes=2), timedelta(hours=1)])
+def test_pods_that_were_warmed_up_at_moments_of_their_own_make_no_long_query(stat: Stat, window: timedelta):
+    measure = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=stat, window=window)
+    pods = [ScrapeTarget(pod=f"vllm-{number:03}", ip="10.0.0.1", port=8000) for number in range(200)]
+    seconds, now = window.total_seconds(), NOW.timestamp()
+    warmed = [
+        replace(pod, warmed=now - 2 * seconds * number / 100) if number else pod
+        for number, pod in enumerate(pods)
+    ]
+    plain, cut = asked(measure, *pods), asked(measure, *warmed)
+
+    ranges = {int(found) for found in re.findall(r"increase\([^\[]*\[(\d+)s\]", cut)}
+    assert len(ranges) <= 8
+    assert max(ranges) == seconds
+    assert len(cut) < 2 * len(plain) + 5_000
+
+
+@pytest.mark.parametrize("ago", [-1e9, -10.0, 0.0, 5.5])
+def test_a_pod_that_was_warmed_up_in_this_moment_or_says_so_of_another_is_not_asked_about(ago: float):
+    """The annotation is read from a pod: its owner may write what he likes, and hides no other pod by it."""
+    measure = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
+    old = ScrapeTarget(pod="old", ip="10.0.0.1", port=8000)
+    fresh = ScrapeTarget(pod="fresh", ip="10.0.0.2", port=8000, warmed=NOW.timestamp() - ago)
+
+    assert "fresh" not in asked(measure, old, fresh)
+    assert "old" in asked(measure, old, fresh)
+    assert asked(measure, fresh) == ""
 
 
 # --- pages of pods ---------------------------------------------------------------------------------

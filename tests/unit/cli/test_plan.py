@@ -199,6 +199,10 @@ def test_a_fleet_that_lends_pods_says_what_stable_keeps_and_how_long_nothing_is_
         ({"nvidia.com/gpu": "8"}, 8),
         ({"nvidia.com/mig-1g.10gb": 2}, 2),
         ({"amd.com/gpu": 4}, 4),
+        ({"nvidia.com/gpu.shared": 2}, 2),
+        ({"aws.amazon.com/neuron": "16", "aws.amazon.com/neuroncore": "32"}, 16),
+        ({"huawei.com/Ascend910": 8}, 8),
+        ({"nvidia.com/gpu.memory": 80}, 0),
         ({"nvidia.com/gpu": True}, 0),
         ({"nvidia.com/gpu": "1e9"}, 0),
         ({"cpu": 8}, 0),
@@ -210,6 +214,17 @@ def test_devices_of_a_pod(limits, count):
 
     assert accelerators({"spec": {"containers": [one]}}) == count
     assert accelerators({"spec": {"containers": [one], "initContainers": [one, one]}}) == count
+
+
+def test_devices_of_a_sidecar_count_beside_those_of_the_server():
+    one, side = (
+        {"resources": {"limits": {"nvidia.com/gpu": count}}, "restartPolicy": policy}
+        for count, policy in ((4, "Never"), (1, "Always"))
+    )
+
+    assert accelerators({"spec": {"containers": [one], "initContainers": [side]}}) == 5
+    assert accelerators({"spec": {"containers": [], "initContainers": [side, one]}}) == 5
+    assert accelerators({"spec": {"containers": [], "initContainers": [one, side]}}) == 4
 
 
 def devices(count: int) -> dict[str, Any]:

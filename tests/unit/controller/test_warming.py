@@ -9,7 +9,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller import performing, warming
@@ -20,7 +22,7 @@ from rollouts.controller.draining import PodDrains
 from rollouts.controller.gates import arm_ref
 from rollouts.controller.marking import Marking
 from rollouts.controller.model_server_calls import ModelServerCalls
-from rollouts.controller.warm_prompts import lengths_of, made_up
+from rollouts.controller.warm_prompts import FORMS, lengths_of, made_up
 from rollouts.controller.warming import Warmth, WarmUps
 from rollouts.engine.actions import Plan, WarmPods
 from rollouts.engine.attempt import Attempt
@@ -31,7 +33,8 @@ from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import Forbidden
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi.store import MemoryApi
-from rollouts.lab.vllm.knobs import Knobs
+from rollouts.lab.vllm.knobs import Hang, Knobs
+from rollouts.lab.vllm.latency import LatencyProfile
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds, pods
@@ -88,6 +91,13 @@ class Place:
             self.caches.pools[kinds.POOL_V1.group].apply({"metadata": meta, "spec": spec})
         for pod in self.client.api.list_page(kinds.POD, "default").items:
             self.caches.pods.apply(pod)
+
+    def ports(self, numbers: tuple[int, ...]) -> None:
+        """Of v2's pool."""
+        ports = [{"number": number} for number in numbers]
+        spec = {"selector": {"matchLabels": {"app": "v2"}}, "targetPorts": ports}
+        meta = {"name": "v2", "namespace": "default", "uid": "v2", "resourceVersion": "2"}
+        self.caches.pools[kinds.POOL_V1.group].apply({"metadata": meta, "spec": spec})
 
     def pod(self, name: str, *, ready: bool = True, annotations: Object | None = None) -> None:
         meta = {"name": name, "labels": {"app": "v2"}, "annotations": annotations or {}}
@@ -162,6 +172,7 @@ class Place:
     async def warmed(self) -> None:
         async def done() -> bool:
             await self.carry_out()
+            assert self.warmth.problem == ""
             return self.warmth == Warmth()
 
         await eventually(done)
@@ -206,7 +217,7 @@ async def test_nobody_measures_what_it_answers_meanwhile() -> None:
         (target,) = endpoints("default", arm_ref(V2))
         assert target.warmed
         # Samples of before belong to nobody's history: what follows begins with the first one after it.
-        (before,) = made.scraper.follow([replace(target, warmed="")], ARRIVAL_NAMES, 0.0)
+        (before,) = made.scraper.follow([replace(target, warmed=None)], ARRIVAL_NAMES, 0.0)
         await made.scraper.refresh([before])
         assert before.latest is not None
         (after,) = made.scraper.follow([target], ARRIVAL_NAMES, 0.0)
@@ -293,6 +304,31 @@ async def test_prompts_of_a_config_map_are_asked() -> None:
         assert await made.answered("v2-0") == 3
 
 
+async def test_few_config_maps_of_a_namespace_are_in_memory_at_a_time() -> None:
+    """A megabyte each, for every pod that has its turn: sixty-four of them would end the controller."""
+    names = [f"v2-{index}" for index in range(6)]
+    reading, most = 0, 0
+    asked = {"requests": 1, "prompts": {"configMap": "prompts", "key": "k"}}
+    async with place(*map(spec_of, range(6)), warm_up=asked) as made:
+
+        async def read(*_: Any) -> Object:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            reading -= 1
+            return {"metadata": {"annotations": CONSENT}, "data": {"k": "one \N{ROBOT FACE}"}}
+
+        made.client.get = read  # type: ignore[method-assign]
+        for name in names:
+            made.pod(name, annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.told == 6 * [KEY])
+
+    assert most == 2
+
+
 async def test_who_may_read_no_config_map_says_what_gives_the_right() -> None:
     async with place(spec_of(0), warm_up={"prompts": {"configMap": "prompts", "key": "lines"}}) as made:
 
@@ -316,6 +352,8 @@ async def test_who_may_read_no_config_map_says_what_gives_the_right() -> None:
         (CONSENT, " \n", "no line under the key k"),
         (CONSENT, "a\n" * 201, "201 lines, and 200 are allowed"),
         (CONSENT, "a" * 32_769, "32769 characters, and 32768 are allowed"),
+        (CONSENT, ("a" * 32_768 + "\n") * 9, "294912 bytes of prompts, and 262144 are allowed"),
+        (CONSENT, ("\N{ROBOT FACE}" * 20_000 + "\n") * 4, "320000 bytes of prompts"),
         (CONSENT, 3, "no line under the key k"),
     ],
 )
@@ -326,9 +364,8 @@ def test_prompts_that_cannot_be_used_are_refused(annotations: Object, text: Any,
 
 def test_prompts_are_as_long_as_those_of_users_and_never_longer_than_a_context() -> None:
     assert lengths_of(()) == (256, 16, 1024, 64)
-    assert len(made_up((400,), 0, "a", at_most=10_000).split()) == 300
-    assert len(made_up((400,), 0, "a", at_most=100).split()) == 75
-    assert made_up((400,), 0, "a", at_most=400) != made_up((400,), 1, "a", at_most=400)
+    assert len(made_up(400, 0, "a").split()) == 300
+    assert made_up(400, 0, "a") != made_up(400, 1, "a")
 
 
 async def test_pods_that_fail_leave_their_turns_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,7 +518,182 @@ async def test_marks_of_both_kinds_have_one_deadline(monkeypatch: pytest.MonkeyP
         assert 0.15 < loop.time() - began < 0.35
 
 
+# --- other people's servers ------------------------------------------------------------------------
+
+
+async def test_every_process_of_a_pod_answers_before_it_serves() -> None:
+    async with place(spec_of(0, more_ports=(PORT + 1,), api_key="k")) as made:
+        made.ports((PORT, PORT + 1))
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+        assert "/v1/models answers 401" in made.warmth.problem
+    async with place(spec_of(0, more_ports=(PORT + 1,))) as made:
+        made.ports((PORT, PORT + 1))
+        made.pod("v2-0", annotations=MARK)
+        await made.warmed()
+
+        targets = pool_endpoints(made.caches)("default", arm_ref(V2))
+        pages = [await made.scraper.read(target, ARRIVAL_NAMES) for target in targets]
+        counts = [pod_counts(page[""]) for page in pages if page is not None]
+        assert [count[0] for count in counts if count is not None] == [5, 5]
+
+
+class OtherServer:
+    """A server of somebody else on the address of pod v2-0: lists a model without its context, answers some paths."""
+
+    def __init__(
+        self, path: str, *, words: int = 10_000, refusal: int = 404, said: str = "Not Found"
+    ) -> None:
+        self.path, self.words, self.refusal, self.said = path, words, refusal, said
+        self.answered: list[int] = []
+        """Words of each prompt."""
+        self.refused = 0
+
+    async def models(self, _: web.Request) -> web.Response:
+        lora = {"id": "lora", "parent": "base"}
+        return web.json_response({"data": [lora, {"id": "org/base-model", "parent": None}, {"id": "alias"}]})
+
+    async def asked(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        assert body.pop("model") == "org/base-model"
+        said = (body.get(name) for name in ("prompt", "input", "text_2"))
+        prompt = next(filter(None, said), None) or body["messages"][0]["content"]
+        if request.path != self.path or len(prompt.split()) > self.words:
+            self.refused += 1
+            status = self.refusal if request.path != self.path else 400
+            return web.json_response({"error": {"message": self.said}}, status=status)
+        self.answered.append(len(prompt.split()))
+        return web.json_response({})
+
+
+@contextlib.asynccontextmanager
+async def other_server(server: OtherServer, **warm_up: Any) -> AsyncIterator[Place]:
+    app = web.Application()
+    app.router.add_get("/v1/models", server.models)
+    app.router.add_post("/{path:.*}", server.asked)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, loopback(11, 77), PORT).start()
+        async with place(warm_up=warm_up) as made:
+            body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "v2-0", "labels": {"app": "v2"}}}
+            body["metadata"]["annotations"] = MARK  # type: ignore[index]
+            made.client.api.create(kinds.POD, "default", {**body, "spec": {"containers": []}})
+            made.report("v2-0", ready=True, address=loopback(11, 77))
+            yield made
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("path", [form.path for form in FORMS])
+@pytest.mark.parametrize(
+    ("refusal", "said"), [(404, "Not Found"), (400, "The model does not support Completions API")]
+)
+async def test_a_server_is_asked_in_the_form_that_its_model_has(path: str, refusal: int, said: str) -> None:
+    server = OtherServer(path, refusal=refusal, said=said)
+    async with other_server(server) as made:
+        await made.warmed()
+
+    assert len(server.answered) == 5
+
+
+async def test_an_embedding_model_gets_warm() -> None:
+    async with place(spec_of(0, generates=False)) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.warmed()
+
+        assert made.annotations("v2-0").keys() == {WARMED_ANNOTATION}
+
+
+async def test_of_a_server_that_has_none_of_the_forms_all_are_named() -> None:
+    async with other_server(OtherServer("/v1/audio/transcriptions")) as made:
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+
+        assert made.warmth.problem == (
+            "pod v2-0: /v1/completions answers 404: Not Found; nor does it answer /v1/chat/completions or "
+            "/v1/embeddings or /classify or /score"
+        )
+        assert made.annotations("v2-0") == MARK
+
+
+async def test_prompts_are_made_shorter_where_a_server_takes_no_longer_ones() -> None:
+    """It does not list its context, or its tokens are shorter than ours."""
+    server = OtherServer("/v1/completions", words=60, said="longer than the maximum context length")
+    async with other_server(server, requests=8) as made:
+        await made.warmed()
+
+    assert len(server.answered) == 8
+    assert 30 <= max(server.answered) <= 60
+    assert server.refused < 8  # what one prompt has shown counts for the others
+
+
+async def test_what_somebody_wrote_is_asked_as_it_is_or_refused_in_words() -> None:
+    server = OtherServer("/v1/completions", words=3, said="longer than the maximum context length")
+    async with other_server(server, prompts={"configMap": "prompts", "key": "k"}) as made:
+        meta = {"name": "prompts", "annotations": CONSENT}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"k": "a b c d e"}}
+        made.client.api.create(kinds.CONFIG_MAP, "default", body)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+
+        assert made.warmth.problem.endswith("answers 400: longer than the maximum context length")
+    assert server.answered == []
+
+
+async def test_a_pod_that_hangs_is_said_to_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warming, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(warming, "OF_ONE_NAMESPACE", 1)
+    asked = {"requests": 2, "concurrency": 1}
+    async with place(spec_of(0, knobs=Knobs(hang=Hang.ENGINE)), spec_of(1), warm_up=asked) as made:
+        made.pod("v2-0", annotations=MARK)
+        made.pod("v2-1", annotations=MARK)
+
+        async def other_serves() -> bool:
+            await made.carry_out()
+            return made.annotations("v2-1").keys() == {WARMED_ANNOTATION}
+
+        await eventually(other_serves)
+        assert made.warmth.problem == "pod v2-0: /v1/completions gives no answer: within 0.3 s"
+        assert made.annotations("v2-0") == MARK
+
+
+async def test_no_user_meets_a_cold_server_that_was_warmed_up_and_without_that_the_first_ones_do() -> None:
+    async def met_cold(made: Place, users: int) -> int:
+        url = f"{made.servers.pods['v2-0'].url}/v1/completions"
+        async with aiohttp.ClientSession() as session:
+            asked = {"model": "mymodel", "prompt": "hi", "max_tokens": 1}
+            met = 0
+            for streamed in [True, False] * (users // 2):
+                async with session.post(url, json={**asked, "stream": streamed}) as answer:
+                    await answer.read()
+                    assert answer.status == 200
+                    met += "x-inference-cold" in answer.headers
+        return met
+
+    cold = spec_of(0, latency=LatencyProfile(cold_requests=3, cold=0.05))
+    async with place(cold, warm_up={"requests": 3, "concurrency": 2}) as made:
+        assert await met_cold(made, 6) == 3
+    async with place(cold, warm_up={"requests": 3, "concurrency": 2}) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.warmed()
+        assert await met_cold(made, 6) == 0
+
+
 # --- planted bugs ----------------------------------------------------------------------------------
+
+
+def _asked_in_one_form(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(warming, "FORMS", warming.FORMS[:1])
+
+
+def _all_read_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(warming, "_READ_OF_ONE_NAMESPACE", 8)
+
+
+def _as_long_as_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(warming, "_TOO_LONG", ())
 
 
 def _an_address_is_the_pods_for_ever(patch: pytest.MonkeyPatch) -> None:
@@ -500,7 +712,7 @@ def _history_goes_on(patch: pytest.MonkeyPatch) -> None:
     real = PodScraper.follow
 
     def follow(self: PodScraper, endpoints: Any, *args: Any, **more: Any) -> Any:
-        return real(self, [replace(one, warmed="") for one in endpoints], *args, **more)
+        return real(self, [replace(one, warmed=None) for one in endpoints], *args, **more)
 
     patch.setattr(PodScraper, "follow", follow)
 
@@ -530,7 +742,17 @@ def _those_that_serve_are_marked(patch: pytest.MonkeyPatch) -> None:
             lambda: test_nothing_is_sent_where_the_pod_is_not_any_more("address"),
         ),
         (_what_is_asked_is_read_once, test_edited_requests_reach_pods_that_are_asked),
+        (
+            _asked_in_one_form,
+            lambda: test_a_server_is_asked_in_the_form_that_its_model_has("/v1/embeddings", 404, ""),
+        ),
+        (_all_read_at_once, test_few_config_maps_of_a_namespace_are_in_memory_at_a_time),
+        (_as_long_as_ever, test_prompts_are_made_shorter_where_a_server_takes_no_longer_ones),
         (_marks_stay, lambda: test_no_mark_outlives_what_asks_for_it(False)),
+        (
+            _warm_without_an_answer,
+            test_no_user_meets_a_cold_server_that_was_warmed_up_and_without_that_the_first_ones_do,
+        ),
         (_warm_without_an_answer, test_a_fresh_pod_is_marked_before_it_is_ready_and_answers_before_it_serves),
         (_those_that_serve_are_marked, test_pods_that_serve_and_those_of_others_are_left_alone),
     ],
