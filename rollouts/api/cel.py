@@ -111,8 +111,13 @@ _STARTING_STEP = CelRule(
 LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
 MORE_THAN_REQUESTS = "is more than requests: lower it"
 CAPACITY_NEEDS_POOL = (
-    "needs target.pool: adapters and variants share one pool's pods, and KServe scales its services itself"
+    "needs target.pool or target.llmInferenceService: adapters and variants share one pool's pods"
 )
+STOP_NEEDS_SCALE_DOWN = "of an llmInferenceService needs scaleDown, which stops what lost: write capacity: {scaleDown: {delay: 10m}}"
+NOT_OF_SERVICES = (
+    "is not for an llmInferenceService, which KServe scales: write capacity: {scaleDown: {delay: 10m}}"
+)
+SERVICES_STOP_WHOLE = "of an llmInferenceService is 0: KServe stops a service as a whole; leave it out"
 
 _TARGETS = ("pool", "adapter", "variant", "llmInferenceService")
 ONE_TARGET = "exactly one of pool, adapter, variant and llmInferenceService must be set"
@@ -143,6 +148,24 @@ def _pods(field: str) -> CelRule:
         f"{field} {POD_COUNT}",
     )
 
+
+_CAPACITY = "self.strategy.canary.capacity"
+_OF_NO_SERVICE = f"!has(self.target.llmInferenceService) || !has(self.strategy.canary) || !has({_CAPACITY})"
+
+
+def _only(field: str, default: str) -> str:
+    """The field of ``capacity`` is as the API server fills it in."""
+    return f"!has({_CAPACITY}.{field}) || {_CAPACITY}.{field} == {default}"
+
+
+_UNUSED_BY_SERVICES = {
+    "maxSurge": f"!has({_CAPACITY}.maxSurge)",
+    "minStable": f"!has({_CAPACITY}.minStable) || string({_CAPACITY}.minStable) == '100%'",
+    "abort": _only("abort", "'AsCapacityAllows'"),
+    "headroom": _only("headroom", "1.0"),
+    "minReplicas": _only("minReplicas", "1"),
+    "warmUp": f"!has({_CAPACITY}.warmUp)",
+}
 
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
@@ -381,8 +404,22 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             f"sticky {STICKY_WITHOUT_POOL}",
         ),
         CelRule(
-            "has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.capacity)",
+            "has(self.target.pool) || has(self.target.llmInferenceService) || !has(self.strategy.canary) || "
+            "!has(self.strategy.canary.capacity)",
             f"capacity {CAPACITY_NEEDS_POOL}",
+        ),
+        CelRule(
+            f"{_OF_NO_SERVICE} || has({_CAPACITY}.scaleDown)",
+            f"capacity {STOP_NEEDS_SCALE_DOWN}",
+        ),
+        CelRule(
+            f"{_OF_NO_SERVICE} || !has({_CAPACITY}.scaleDown) || !has({_CAPACITY}.scaleDown.to) || "
+            f"{_CAPACITY}.scaleDown.to == 0",
+            f"capacity.scaleDown.to {SERVICES_STOP_WHOLE}",
+        ),
+        *(
+            CelRule(f"{_OF_NO_SERVICE} || {rule}", f"capacity.{field} {NOT_OF_SERVICES}")
+            for field, rule in _UNUSED_BY_SERVICES.items()
         ),
         CelRule(
             "!has(self.strategy.canary) || !has(self.strategy.canary.steps) || "

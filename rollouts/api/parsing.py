@@ -274,7 +274,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             path_probe=PathProbe(canary.path_probe),
             allow_no_traffic=canary.allow_no_traffic,
             windows=tuple(map(read_window, canary.windows)),
-            capacity=read_capacity(canary.capacity) if canary.capacity is not None else None,
+            **_losers(model),
         ),
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,
@@ -286,6 +286,15 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
         paused=model.paused,
         on_delete=OnDelete(model.on_delete),
     )
+
+
+def _losers(model: RolloutSpecModel) -> dict[str, Any]:
+    """``capacity``: of services that KServe scales it says who is stopped, of all else who is scaled."""
+    asked = model.strategy.canary.capacity
+    capacity = read_capacity(asked) if asked is not None else None
+    if capacity is not None and model.target.llm_inference_service is not None:
+        return {"stop": capacity.loser}
+    return {"capacity": capacity}
 
 
 def _target(model: RolloutSpecModel) -> Target:

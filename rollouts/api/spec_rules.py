@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from pydantic.alias_generators import to_camel
+
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import (
     CAPACITY_NEEDS_POOL,
@@ -17,10 +19,13 @@ from rollouts.api.cel import (
     LESS_THAN_RATIO,
     MORE_THAN_REQUESTS,
     NO_LABEL,
+    NOT_OF_SERVICES,
     ONE_KIND,
     ONE_TARGET,
     SERVICE_NEEDS_GROUP,
+    SERVICES_STOP_WHOLE,
     STICKY_WITHOUT_POOL,
+    STOP_NEEDS_SCALE_DOWN,
 )
 from rollouts.api.rollout_models import (
     CanaryModel,
@@ -58,7 +63,10 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from _check_traffic(spec)
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
-    if spec.target.pool is None and spec.strategy.canary.capacity is not None:
+    capacity = spec.strategy.canary.capacity
+    if capacity is not None and spec.target.llm_inference_service is not None:
+        yield from _check_stop(capacity)
+    elif capacity is not None and spec.target.pool is None:
         yield f"{_CANARY}.capacity", CAPACITY_NEEDS_POOL
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
@@ -150,6 +158,19 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
         yield f"{path}.warmUp.concurrency", MORE_THAN_REQUESTS
     if capacity.scale_down is not None:
         yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")
+
+
+def _check_stop(capacity: CapacityModel) -> Iterator[Finding]:
+    """Of an LLMInferenceService; fields with their defaults may have been filled in by the API server."""
+    down, plain = capacity.scale_down, CapacityModel()
+    for name in type(capacity).model_fields:
+        ours = name in ("scale_down", "drain_timeout")
+        if not ours and getattr(capacity, name) != getattr(plain, name):
+            yield f"{_CANARY}.capacity.{to_camel(name)}", NOT_OF_SERVICES
+    if down is None:
+        yield f"{_CANARY}.capacity", STOP_NEEDS_SCALE_DOWN
+    elif down.to:
+        yield f"{_CANARY}.capacity.scaleDown.to", SERVICES_STOP_WHOLE
 
 
 def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal, Write
 from rollouts.units import Weight
 
-__all__ = ["POOL_REF", "Carrier", "TrafficKind", "TrafficPlace"]
+__all__ = ["POOL_REF", "Carrier", "Stoppable", "TrafficKind", "TrafficPlace"]
 
 Object = Mapping[str, Any]
 Index = Callable[[dict[str, Any]], Iterable[Hashable]]
@@ -51,6 +51,18 @@ class TrafficPlace:
     dialect: RewriteDialect | None = None
     records: tuple[WayBack, ...] = ()
     """What the status holds of ways back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stoppable:
+    """A version that is stopped and started as a whole. ``problem``: why that is not ours to do."""
+
+    stopped: bool = False
+    by_us: bool = False
+    """It is stopped, by this Rollout alone."""
+    problem: Blocker | None = None
+    used_by: str = ""
+    """What still sends requests to it."""
 
 
 class TrafficKind(ABC):
@@ -167,6 +179,18 @@ class TrafficKind(ABC):
     def lacks(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
         """What keeps the version that an object is from being a target; ``beside``: the stable one's object."""
         yield from ()
+
+    def stoppable(self, obj: Object, group: Object | None, spec: Any, rollout: str) -> Stoppable:
+        """Whether a version may be stopped as a whole when it has lost; ``group``: the traffic object."""
+        raise NotImplementedError
+
+    def is_stopped(self, obj: Object) -> bool:
+        """Whether the version that an object is has been stopped as a whole, by whomever."""
+        return False
+
+    def switched(self, obj: Object, rollout: str, *, stop: bool) -> JsonPatch:
+        """The write that stops the version that an object is, or starts it where it is ``stopped_by_us``."""
+        raise NotImplementedError
 
     def serves(self, obj: Object, name: str) -> bool:
         """Whether requests reach the version that an object is, once its pods are Ready; ``name``: of the traffic."""

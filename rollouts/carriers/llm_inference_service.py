@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rollouts.api.traffic_models import GroupTrafficModel
-from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
+from rollouts.carriers.base import Carrier, Object, Stoppable, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Blocker, Claim, TrafficView
 from rollouts.engine.reasons import Reason
@@ -20,7 +20,7 @@ from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.llm_services import LlmService, pods_of_service, read_llm_service
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
-from rollouts.traffic import service_group
+from rollouts.traffic import service_group, service_stop
 from rollouts.traffic.fields import claim_of
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.wayback import EntryList
@@ -99,7 +99,10 @@ class _LlmInferenceServices(TrafficKind):
         if claim_of(obj, TrafficMode.ADOPTED, rollout)[0] is not Claim.CONSENTED:
             message = f"{what} does not consent: annotate it in Git with {CONSENT_ANNOTATION}: {rollout}"
             yield Blocker(reason=Reason.ROUTE_NOT_CONSENTED, message=message)
-        if one.stopped:
+        if service_stop.stopped_by_us(obj, rollout):
+            message = f"{what} was stopped when it had lost, and is started again"
+            yield Blocker(reason=Reason.SERVICE_STARTING, message=message)
+        elif one.stopped:
             message = f"{what} is stopped (annotation serving.kserve.io/stop): take that away to start it"
             yield Blocker(reason=Reason.SERVICE_STOPPED, message=message)
         yield from _not_ready(one)
@@ -113,6 +116,31 @@ class _LlmInferenceServices(TrafficKind):
                 "and adapters"
             )
             yield Blocker(reason=Reason.GROUP_DIVERGES, message=message)
+
+    def stoppable(self, obj: Object, group: Object | None, spec: GroupTraffic, rollout: str) -> Stoppable:
+        """KServe may be late: as long as a route of its has weight for the version, requests come."""
+        one, problem = read_llm_service(obj), None
+        what = f"LLMInferenceService {one.name}"
+        if claim_of(obj, TrafficMode.ADOPTED, rollout)[0] is not Claim.CONSENTED:
+            message = f"{what} does not consent (annotation {CONSENT_ANNOTATION}: {rollout})"
+            problem = Blocker(reason=Reason.ROUTE_NOT_CONSENTED, message=message)
+        elif one.group != spec.name:
+            message = f"{what} is not in group {spec.name}: what sends requests to it is not known"
+            problem = Blocker(reason=Reason.SERVICE_NOT_IN_GROUP, message=message)
+        elif one.deleting:
+            problem = Blocker(reason=Reason.SERVICE_NOT_READY, message=f"{what} is being deleted")
+        return Stoppable(
+            stopped=one.stopped,
+            by_us=service_stop.stopped_by_us(obj, rollout),
+            problem=problem,
+            used_by=service_stop.sent_by(obj, service_group.members_of(group)),
+        )
+
+    def is_stopped(self, obj: Object) -> bool:
+        return read_llm_service(obj).stopped
+
+    def switched(self, obj: Object, rollout: str, *, stop: bool) -> JsonPatch:
+        return service_stop.switched(obj, rollout, stop=stop)
 
     def serves(self, obj: Object, name: str) -> bool:
         one = read_llm_service(obj)

@@ -22,11 +22,14 @@ from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.backends import pools_of, rules_of
 
-__all__ = ["PoolViews"]
+__all__ = ["PoolViews", "named_group"]
 
 
-def _recorded(parsed: ParsedRollout, kind: TrafficKind) -> GroupTraffic | None:
-    """The traffic object while the spec cannot be read: that of the way back."""
+def named_group(parsed: ParsedRollout, kind: TrafficKind) -> GroupTraffic | None:
+    """The traffic object whose parts are versions: the spec's, or that of the way back while that cannot be read."""
+    named = parsed.spec.traffic if parsed.spec is not None else None
+    if isinstance(named, GroupTraffic):
+        return named
     names = [way.name for way in parsed.status.way_back if way.kind == kind.kind]
     return GroupTraffic(kind=kind.kind, name=names[0]) if names else None
 
@@ -93,8 +96,7 @@ class PoolViews:
             return view
         arms = (view.identity, stable.identity if stable is not None else view.identity)
         obj, beside = (self._caches.version(kind, parsed.namespace, arm.name) for arm in arms)
-        named = spec.traffic if spec is not None else None
-        group = named if isinstance(named, GroupTraffic) else _recorded(parsed, kind)
+        group = named_group(parsed, kind)
         if obj is None or group is None:
             return view
         ready = view.ready_endpoints if kind.serves(obj, group.name) else 0

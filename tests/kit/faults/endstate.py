@@ -10,6 +10,8 @@ from rollouts.engine.versions import TargetKind
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds
+from rollouts.objects.llm_services import STOP_ANNOTATION
+from rollouts.traffic.service_stop import STOPPED_BY
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.history import History, Record
@@ -85,7 +87,9 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
             labels = model["metadata"].get("labels") or {}
             found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
     for member in _good(cluster, kinds.LLM_SERVICE):
-        found[f"member {member['metadata']['name']}"] = member["spec"]["router"]["route"]
+        marks = member["metadata"].get("annotations") or {}
+        stopped = {name: marks[name] for name in (STOP_ANNOTATION, STOPPED_BY) if name in marks}
+        found[f"member {member['metadata']['name']}"] = {**member["spec"]["router"]["route"], **stopped}
     for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
     for deployment in _good(cluster, DEPLOYMENT):
