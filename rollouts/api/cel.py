@@ -113,7 +113,10 @@ MORE_THAN_REQUESTS = "is more than requests: lower it"
 CAPACITY_NEEDS_POOL = (
     "needs target.pool or target.llmInferenceService: adapters and variants share one pool's pods"
 )
-STOP_NEEDS_SCALE_DOWN = "of an llmInferenceService needs scaleDown, which stops what lost: write capacity: {scaleDown: {delay: 10m}}"
+STOP_NEEDS_SCALE_DOWN = (
+    "of an llmInferenceService needs scaleDown, which stops what lost: write capacity: "
+    "{scaleDown: {delay: 10m}}"
+)
 NOT_OF_SERVICES = (
     "is not for an llmInferenceService, which KServe scales: write capacity: {scaleDown: {delay: 10m}}"
 )

@@ -200,6 +200,10 @@ class TrafficKind(ABC):
         """Why requests may not reach a version that had lacked nothing."""
         yield from ()
 
+    def reset_risk(self, obj: Object, weights: Iterable[Weight]) -> str:
+        """What a tool that resets the weight of a part to Git's would make of one of these shares; empty: no more."""
+        return ""
+
     # --- what the object says ---
 
     def model_names(self, obj: Object) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from rollouts.api.traffic_models import GroupTrafficModel
@@ -22,10 +23,11 @@ from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import service_group, service_stop
 from rollouts.traffic.fields import claim_of
+from rollouts.traffic.group_shares import after_reset, fine_weight
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import JsonPatch, RenderRefusal, Write
-from rollouts.units import Weight
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = ["LLM_INFERENCE_SERVICE"]
 
@@ -159,6 +161,18 @@ class _LlmInferenceServices(TrafficKind):
             late = behind and said.reason is Reason.SERVICE_NOT_READY
             if said.reason is not Reason.ROUTE_NOT_CONSENTED and not late:
                 yield said
+
+    def reset_risk(self, obj: Object, weights: Iterable[Weight]) -> str:
+        grain, asked = service_group.declared(obj), [one for one in weights if ZERO < one < FULL]
+        worst = max(asked, key=lambda one: after_reset(one, grain) - Fraction(one, FULL), default=ZERO)
+        became = round(after_reset(worst, grain) * FULL)
+        if not grain or became <= worst + 1:
+            return ""
+        return (
+            f"LLMInferenceService {read_llm_service(obj).name} has weight {grain} in Git, too coarse for "
+            f"{format_weight(worst)}: a sync that resets it makes that {format_weight(Weight(became))} until it is "
+            f"restored; write weight: {fine_weight(asked, grain)}"
+        )
 
     # --- the way back ---
 

@@ -95,7 +95,7 @@ class Reason(StrEnum):
         "KServe's words are in the message; read its status.")
     SERVICE_STOPPED = ("ServiceStopped", "The LLMInferenceService is stopped: KServe gives it no requests.",
         "Take its annotation serving.kserve.io/stop away.")
-    SERVICE_STARTING = ("ServiceStarting", "The LLMInferenceService was stopped when it had lost, and is started again.",
+    SERVICE_STARTING = ("ServiceStarting", "The LLMInferenceService was stopped when it lost, and is started again.",
         "Nothing: KServe makes its pods.")
     GROUP_DIVERGES = ("GroupDiverges", "The two members serve other names: KServe shares nothing between them.",
         "Give both the same model name and adapters.")

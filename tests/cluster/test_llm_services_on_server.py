@@ -123,7 +123,7 @@ async def test_a_share_moves_and_is_given_back(kube: HttpKubeClient, namespace: 
             kinds.ROLLOUT, namespace, "demo", {"spec": rollout("v2")["spec"]}, kind=PatchKind.MERGE
         )
         await eventually(lambda: is_in("Paused"), timeout=60)
-        assert await _weights(kube, namespace) == {"v1": 10_000, "v2": 1111, "other": 0}
+        assert await _weights(kube, namespace) == {"v1": 9, "v2": 1, "other": 0}
         canary = await kube.get(kinds.LLM_SERVICE, namespace, "v2")
         assert last_writer(canary, "router.route.weight", "x")[0] == "inference-rollouts"
         (record,) = (await status())["wayBack"]
@@ -134,4 +134,4 @@ async def test_a_share_moves_and_is_given_back(kube: HttpKubeClient, namespace: 
 
 
 async def _given_back(kube: HttpKubeClient, namespace: str) -> bool:
-    return await _weights(kube, namespace) == {"v1": 10_000, "v2": 0, "other": 0}
+    return await _weights(kube, namespace) == {"v1": 9, "v2": 0, "other": 0}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rollouts.carriers import TRAFFIC_KINDS
-from rollouts.traffic import service_group
+from rollouts.traffic import group_shares, service_group
 from rollouts.units import FULL
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.invariants import Invariant, check
@@ -126,10 +126,10 @@ def test_a_share_that_is_said_after_the_first_of_two_writes_is_named(monkeypatch
 def test_stable_that_falls_before_the_canary_has_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = service_group.next_write
 
-    def hasty(weights: Any, stable: str, canary: Any, weight: Any, joint: int) -> Any:
+    def hasty(weights: Any, stable: str, canary: Any, weight: Any, *more: Any) -> Any:
         if weight >= FULL and weights.get(stable):
             return stable, 0
-        return real(weights, stable, canary, weight, joint)
+        return real(weights, stable, canary, weight, *more)
 
     monkeypatch.setattr(service_group, "next_write", hasty)
 
@@ -137,7 +137,7 @@ def test_stable_that_falls_before_the_canary_has_weight_is_named(monkeypatch: py
 
 
 def test_a_canary_that_gets_more_than_is_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_group, "BASE", 100)  # too coarse for 1 % and 10 %
+    monkeypatch.setattr(group_shares, "pair", lambda weight, grain: (grain, max(1, grain * weight // FULL)))
     found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[PROMOTED]))}
 
     assert found & {Invariant.WEIGHTS, Invariant.TRUTH, Invariant.CONVERGED}

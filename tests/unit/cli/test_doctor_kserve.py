@@ -54,3 +54,13 @@ async def test_a_sound_member_and_those_of_others_are_named() -> None:
 )
 async def test_what_keeps_the_target_back_is_said(members: dict[str, Any], words: str) -> None:
     assert words in await told(grouped(**members))
+
+
+async def test_a_weight_that_is_too_coarse_for_a_step_is_warned_of() -> None:
+    cluster = grouped(v2=ready("v2") | {"spec": member("v2", 9)["spec"]})
+    steps = cluster.objects[kinds.ROLLOUT]["demo"]["spec"]["strategy"]["canary"]
+    steps["steps"] = [{"setWeight": 1}]
+    said = await told(cluster)
+
+    assert "WARN LLMInferenceService v2 has weight 9 in Git, too coarse for 1%" in said
+    assert "write weight: 99 in Git, or have the sync ignore weights" in said

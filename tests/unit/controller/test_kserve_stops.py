@@ -1,4 +1,4 @@
-"""Members of a KServe group that lost are stopped, as ``capacity.scaleDown`` asks, and started again by who stopped them."""
+"""Members of a KServe group that lost are stopped, as ``capacity.scaleDown`` asks, and started by who stopped them."""
 
 from __future__ import annotations
 
