@@ -1,7 +1,7 @@
-"""Kinds of which an API server may serve one version or another: asked for by the first, read and written as what is there.
+"""Kinds of which an API server may serve one version or another: asked for by the first, read as what is there.
 
-Only for kinds that are read alike in all of their versions, and written by JSON or merge patches. The resourceVersions of
-an object are the same in each, so that a watch goes on when the server is upgraded and one of them is no longer served.
+Only for kinds that are read alike in all of their versions, and written by JSON or merge patches. The resourceVersions
+of an object are the same in each, so that a watch goes on when the server is upgraded and serves one of them no more.
 """
 
 from __future__ import annotations

@@ -85,11 +85,16 @@ def _readable(spec: Object) -> None:
     canary["steps"] = [step for step in canary["steps"] if step != {"setWeight": "101%"}]
 
 
+def _unstopped(spec: Object) -> None:
+    spec["strategy"]["canary"]["capacity"] = None
+
+
 _EDITED: dict[str, tuple[Act, Act | None, float]] = {
     "third target": (retarget(THIRD), None, 0.0),
     "back to stable": (retarget(STABLE), None, 0.0),
     "consent withdrawn 20 s": (_consents(None), _consents("mymodel"), 20.0),
     "spec unreadable 20 s": (edit_spec(_unreadable), edit_spec(_readable), 20.0),
+    "scaleDown taken out": (edit_spec(_unstopped), None, 0.0),
     _LET_GO: (delete(kinds.ROLLOUT, "mymodel"), None, 0.0),
 }
 
@@ -101,13 +106,7 @@ def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> It
     if any(word in clean.scenario.name for word in _OVER):
         return
     full = "all at once" in clean.scenario.name
-    # Whose a dropped canary's weight is that no longer consents, nobody has said: here it counts as ours and others'.
-    dropped = "beside others, third" in clean.scenario.name
-    fitting = {
-        name: act
-        for name, act in acts.items()
-        if not (full and name == _LET_GO) and not (dropped and name.startswith("consent"))
-    }
+    fitting = {name: act for name, act in acts.items() if not (full and name == _LET_GO)}
     yield from disturbed(clean, fitting)
 
 
