@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from rollouts.carriers import TRAFFIC_KINDS
-from rollouts.traffic import group_shares, service_group
+from rollouts.engine import scaling
+from rollouts.objects import kinds
+from rollouts.objects.llm_services import read_llm_service
+from rollouts.traffic import group_shares, service_group, service_stop
 from rollouts.units import FULL
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.invariants import Invariant, check
@@ -36,6 +40,7 @@ PROMOTED = "service: promoted"
 ABORTED = "service: gate failure aborts"
 AT_ONCE = "service: all at once, aborted there"
 BESIDE = "service: beside others, aborted"
+STOPPED = "service: promoted, the old one stopped, then rolled back"
 
 SAMPLE = 53
 """Every so many plans of a scenario are judged each time: of all kinds."""
@@ -72,7 +77,7 @@ def test_the_clean_run_keeps_every_invariant(name: str) -> None:
     assert list(shifted(clean_run(name))) == []
 
 
-@pytest.mark.parametrize("name", [PROMOTED, AT_ONCE, BESIDE])
+@pytest.mark.parametrize("name", [PROMOTED, AT_ONCE, BESIDE, STOPPED])
 def test_a_sample_of_plans_breaks_nothing(name: str) -> None:
     plans = list(every_plan(clean_run(name)))
 
@@ -153,6 +158,46 @@ def test_a_way_back_that_never_brings_stable_back_is_named(monkeypatch: pytest.M
     found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[AT_ONCE]))}
 
     assert Invariant.WEIGHTS in found
+
+
+def test_a_loser_that_is_stopped_at_once_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "_waits", lambda *_: "")
+
+    assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED]))}
+
+
+def test_a_start_of_what_a_person_stopped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = clean_run(STOPPED)
+    (plan, *_) = (one for one in outside_plans(clean) if one.name.startswith("canary stopped"))
+    monkeypatch.setattr(service_stop, "stopped_by_us", lambda obj, _: read_llm_service(obj).stopped)
+
+    assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}
+
+
+def most_after_resets(name: str) -> Fraction:
+    """The canary's largest share, of 1, while its step asks for 1 %, whenever a tool sets stable to Git's 9 again."""
+    clean, most = clean_run(name), Fraction(0)
+    for plan in (one for one in outside_plans(clean) if one.name.startswith("argocd resets stable")):
+        desired = ""
+        for record in simulate(SERVICE_SCENARIOS[name], plan).history.records:
+            if record.of(kinds.ROLLOUT) and record.after:
+                desired = str(((record.after.get("status") or {}).get("weight") or {}).get("desired", ""))
+            elif is_carrier(record) and desired in ("1%", "1"):
+                (rule,) = weights_of(record.after)
+                most = max(most, Fraction(dict(rule)[CANARY], sum(weight for _, weight in rule)))
+    return most
+
+
+def test_a_sync_that_resets_stable_makes_no_more_of_the_canary_than_is_documented() -> None:
+    assert most_after_resets(PROMOTED) == Fraction(1, 10)
+
+
+def test_a_scale_that_makes_a_reset_dangerous_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        group_shares, "pair", lambda weight, _: (10_000, round(10_000 * weight / (FULL - weight)))
+    )
+
+    assert most_after_resets(PROMOTED) > Fraction(9, 10)
 
 
 def test_a_joint_weight_that_is_forgotten_shifts_the_shares_of_others(
