@@ -242,9 +242,13 @@ def declared(obj: Object) -> int:
     """The weight that somebody else gave a member last: what a tool that applies it from Git sets again."""
     live = read_llm_service(obj).weight
     kept = text_of(map_of(metadata_of(obj).get("annotations")).get(DECLARED))
-    ours = last_writer(obj, _WEIGHT_FIELD, APPLIED_BY)[0] == APPLIED_BY
     known = kept.isascii() and kept.isdigit() and len(kept) <= len(str(MAX_WEIGHT))
-    return min(int(kept), MAX_WEIGHT) if ours and known else live
+    return min(int(kept), MAX_WEIGHT) if known and _is_ours(obj) else live
+
+
+def _is_ours(obj: Object) -> bool:
+    """Whether the weight of a member is what we wrote."""
+    return last_writer(obj, _WEIGHT_FIELD, APPLIED_BY)[0] == APPLIED_BY
 
 
 def ours_of(group: Object | None, rollout: str, arms: Iterable[str], records: Iterable[WayBack]) -> set[str]:
@@ -348,9 +352,11 @@ def _grain(group: Object | None, stable: str) -> int:
 
 
 def _keep_declared(obj: Object) -> Iterator[dict[str, Any]]:
-    """Beside a weight of ours: the one that somebody else gave. Of none nothing has to be known."""
-    marks, given = metadata_of(obj).get("annotations"), declared(obj)
-    if given and isinstance(marks, Mapping) and marks.get(DECLARED) != str(given):
+    """Beside the first weight of ours the one that somebody else gave. Of none nothing has to be known."""
+    marks, given = metadata_of(obj).get("annotations"), read_llm_service(obj).weight
+    if not isinstance(marks, Mapping) or _is_ours(obj):
+        return
+    if marks.get(DECLARED, "0") != str(given):
         path = f"/metadata/annotations/{DECLARED.replace('/', '~1')}"
         yield {"op": "add", "path": path, "value": str(given)}
 

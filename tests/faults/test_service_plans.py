@@ -40,6 +40,7 @@ PROMOTED = "service: promoted"
 ABORTED = "service: gate failure aborts"
 AT_ONCE = "service: all at once, aborted there"
 BESIDE = "service: beside others, aborted"
+DROPPED = "service: beside others, third target in the middle"
 STOPPED = "service: promoted, the old one stopped, then rolled back"
 
 SAMPLE = 53
@@ -114,6 +115,17 @@ def test_an_abort_takes_the_canarys_weight_where_stable_cannot_be_written() -> N
     run = simulate(SERVICE_SCENARIOS[BESIDE], plan)
 
     assert check(run, clean) == []
+    assert run.end[f"member {CANARY}"]["weight"] == 0
+
+
+def test_a_dropped_canary_that_no_longer_consents_gives_its_weight_back_all_the_same() -> None:
+    """Rule 6: nothing that a person edits holds the way back up; it is the others' share that has to stay."""
+    clean = clean_run(DROPPED)
+    (plan,) = (one for one in edited_plans(clean) if one.name == "consent withdrawn 20 s, from write 5")
+    run = simulate(SERVICE_SCENARIOS[DROPPED], plan)
+
+    assert check(run, clean) == []
+    assert list(shifted(run)) == []
     assert run.end[f"member {CANARY}"]["weight"] == 0
 
 

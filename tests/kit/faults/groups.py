@@ -20,6 +20,8 @@ class Groups:
 
     def __init__(self) -> None:
         self._weights: dict[str, dict[str, int]] = {}
+        self._consented: set[str] = set()
+        """Members that have consented once: their weights are given back, whatever becomes of that (rule 6)."""
 
     def take(self, change: Change) -> Change:
         """The change of a member's weight as one of its group; every other change as it is."""
@@ -29,9 +31,9 @@ class Groups:
         members = self._weights.setdefault(route["group"], {})
         before = dict(members)
         if change.type is WatchType.DELETED:
-            members.pop(_shown(change.obj), None)
+            members.pop(self._shown(change.obj), None)
         else:
-            members[_shown(change.obj)] = route["weight"]
+            members[self._shown(change.obj)] = route["weight"]
         if members == before:
             return change
         return replace(
@@ -42,11 +44,12 @@ class Groups:
             previous=_shares(before) if before else None,
         )
 
-
-def _shown(member: Object) -> str:
-    """A member of no Rollout is an entry of others, which checkers tell by a slash."""
-    name, annotations = member["metadata"]["name"], member["metadata"].get("annotations") or {}
-    return str(name) if CONSENT_ANNOTATION in annotations else f"others/{name}"
+    def _shown(self, member: Object) -> str:
+        """A member of no Rollout is an entry of others, which checkers tell by a slash."""
+        name, annotations = str(member["metadata"]["name"]), member["metadata"].get("annotations") or {}
+        if CONSENT_ANNOTATION in annotations:
+            self._consented.add(name)
+        return name if name in self._consented else f"others/{name}"
 
 
 def _shares(members: dict[str, int]) -> Object:

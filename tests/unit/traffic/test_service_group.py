@@ -345,6 +345,10 @@ def test_what_somebody_else_gave_stable_is_what_the_next_share_is_measured_by() 
         shares.append(tuple(weights(obj).values()))
 
     assert shares == [(99, 1), (9, 1), (9, 9)]
+    marks = [
+        one["metadata"]["annotations"].get(service_group.DECLARED) for one in service_group.members_of(obj)
+    ]
+    assert marks == ["9", None]  # the canary came with nothing, and what it has is ours
     theirs = copy.deepcopy(dict(service_group.member(obj, "v1") or {}))
     theirs["spec"]["router"]["route"]["weight"] = 20
     theirs["metadata"]["managedFields"] = [{**WRITTEN, "manager": "kubectl-edit"}]
