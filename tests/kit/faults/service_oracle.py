@@ -36,7 +36,8 @@ class _World:
     @property
     def used(self) -> set[str]:
         """Members that serve, or are to."""
-        canary = None if self.status.get("aborted") else self.status.get("canary")
+        over = self.status.get("aborted") or "deletionTimestamp" in self.rollout.get("metadata", {})
+        canary = None if over else self.status.get("canary")
         return {arm["name"] for arm in (self.status.get("stable"), canary) if arm}
 
     @property
