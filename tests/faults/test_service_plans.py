@@ -15,15 +15,17 @@ import pytest
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine import scaling
 from rollouts.objects import kinds
-from rollouts.objects.llm_services import read_llm_service
+from rollouts.objects.llm_services import STOP_ANNOTATION, read_llm_service
 from rollouts.traffic import group_shares, service_group, service_stop
 from rollouts.units import FULL
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.moves import healthy_on, retarget
 from tests.kit.faults.objects import CANARY, STABLE
 from tests.kit.faults.plans import enumerate_plans
 from tests.kit.faults.service_plans import (
     COMMON,
+    annotate,
     edited_plans,
     every_plan,
     frozen_plans,
@@ -31,7 +33,7 @@ from tests.kit.faults.service_plans import (
     outside_plans,
 )
 from tests.kit.faults.service_scenarios import SERVICE_SCENARIOS
-from tests.kit.faults.simulation import FaultPlan, Run, simulate
+from tests.kit.faults.simulation import FaultPlan, Move, Run, simulate
 
 pytestmark = pytest.mark.timeout(280)
 """Seconds: some of these are a dozen runs of a whole rollout, on a machine that does other things as well."""
@@ -179,8 +181,14 @@ def test_a_loser_that_is_stopped_at_once_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_start_of_what_a_person_stopped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = clean_run(STOPPED)
-    (plan, *_) = (one for one in outside_plans(clean) if one.name.startswith("canary stopped"))
+    start, stop = (annotate(STABLE, STOP_ANNOTATION, value) for value in (None, "true"))
+    moves = tuple(
+        Move(when=healthy_on(CANARY), act=act, after=after)
+        for act, after in ((start, 100), (stop, 20), (retarget(STABLE), 20))
+    )
+    plan = FaultPlan(name="a person starts what lost, and stops it again", moves=moves, exact=False)
+    found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}
+    assert Invariant.STOPPED not in found
     monkeypatch.setattr(service_stop, "stopped_by_us", lambda obj, _: read_llm_service(obj).stopped)
 
     assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}

@@ -23,7 +23,7 @@ from tests.kit.faults.plans import FaultClass, disturbed, enumerate_plans, heard
 from tests.kit.faults.simulation import Act, FaultPlan, Refusal, Run, Simulation
 from tests.kit.faults.transport import WriteFault
 
-__all__ = ["COMMON", "edited_plans", "every_plan", "frozen_plans", "late_plans", "outside_plans"]
+__all__ = ["COMMON", "annotate", "edited_plans", "every_plan", "frozen_plans", "late_plans", "outside_plans"]
 
 Object = dict[str, Any]
 
@@ -40,7 +40,8 @@ COMMON = (
 _CANARY, _STABLE = RELEASES[CANARY], RELEASES[STABLE]
 
 
-def _annotate(member: str, name: str, value: str | None) -> Act:
+def annotate(member: str, name: str, value: str | None) -> Act:
+    """A person writes an annotation of a member, or takes it away."""
     patch = {"metadata": {"annotations": {name: value}}}
     return lambda sim: sim.cluster.merge(kinds.LLM_SERVICE, member, patch, manager="kubectl-annotate")
 
@@ -56,8 +57,8 @@ _OUTSIDE: dict[str, tuple[Act, Act | None, float]] = {
     "canary crashes once": (crash_pods(_CANARY), None, 0.0),
     "KServe silent 30 s": (kserve(works=False), kserve(works=True), 30.0),
     "canary stopped 30 s": (
-        _annotate(CANARY, STOP_ANNOTATION, "true"),
-        _annotate(CANARY, STOP_ANNOTATION, None),
+        annotate(CANARY, STOP_ANNOTATION, "true"),
+        annotate(CANARY, STOP_ANNOTATION, None),
         30.0,
     ),
     "canary's member gone 15 s": (delete(kinds.LLM_SERVICE, CANARY), _again, 15.0),
@@ -73,7 +74,7 @@ _LET_GO = "the rollout is deleted"
 
 
 def _consents(value: str | None) -> Act:
-    return _annotate(CANARY, "inferencerollouts.dev/managed-by", value)
+    return annotate(CANARY, "inferencerollouts.dev/managed-by", value)
 
 
 def _unreadable(spec: Object) -> None:
