@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.analysis.catalogue import COMPARED, MEASURED
 from rollouts.api.target_models import LABEL_KEY, LABEL_VALUE, NO_LABEL
-from rollouts.carriers import TRAFFIC_KINDS, TargetKind, kinds_for, listed, target_kinds
+from rollouts.carriers import (
+    TRAFFIC_KINDS,
+    StoppedTargetKind,
+    TargetKind,
+    kinds_for,
+    listed,
+    target_kinds,
+)
 from rollouts.units import POD_COUNT
 
 __all__ = ["CEL_RULES", "CelRule"]
@@ -131,6 +138,7 @@ OWN_COMPANION = "is the pool itself: name the pool of the version whose pods it 
 CAPACITY_NEEDS_POOL = (
     f"needs {listed([f'target.{field}' for field in _SCALED], 'or')}: {', and '.join(_UNSCALED)}"
 )
+STOPPED_KINDS = [kind for kind in target_kinds() if isinstance(kind, StoppedTargetKind)]
 _BY_GATEWAY = [kind.field for kind in target_kinds() if not kind.by_picker]
 STICKY_WITHOUT_POOL = "is for adapters and variants: all else is split by the gateway"
 
@@ -147,6 +155,55 @@ def _pods(field: str) -> CelRule:
         f"string(self.{field}).matches('^[0-9]{{1,4}}%$'))",
         f"{field} {POD_COUNT}",
     )
+
+
+_CAPACITY = "self.strategy.canary.capacity"
+
+
+def needs_scale_down(kind: StoppedTargetKind) -> str:
+    """Why ``capacity`` of such a version says nothing without ``scaleDown``, and what to write."""
+    return f"of {kind.called} needs scaleDown, which stops what lost: write {_STOP}"
+
+
+def not_of_stopped(kind: StoppedTargetKind) -> str:
+    """Why a field of ``capacity`` is not for such a version, and what to write."""
+    return f"is not for {kind.called}, which {kind.scaled_by} scales: write {_STOP}"
+
+
+def stopped_whole(kind: StoppedTargetKind) -> str:
+    """Why such a version cannot keep pods when it has lost."""
+    return f"of {kind.called} is 0: it is stopped as a whole; leave it out"
+
+
+_STOP = "capacity: {scaleDown: {delay: 10m}}"
+
+
+def _only(field: str, default: str) -> str:
+    """The field of ``capacity`` is as the API server fills it in."""
+    return f"!has({_CAPACITY}.{field}) || {_CAPACITY}.{field} == {default}"
+
+
+_UNUSED_BY_STOPPED = {
+    "maxSurge": f"!has({_CAPACITY}.maxSurge)",
+    "minStable": f"!has({_CAPACITY}.minStable) || string({_CAPACITY}.minStable) == '100%'",
+    "abort": _only("abort", "'AsCapacityAllows'"),
+    "headroom": _only("headroom", "1.0"),
+    "minReplicas": _only("minReplicas", "1"),
+    "warmUp": f"!has({_CAPACITY}.warmUp)",
+    "with": f"!has({_CAPACITY}.with) || size({_CAPACITY}.with) == 0",
+}
+
+
+def _of_stopped(kind: StoppedTargetKind) -> Iterator[CelRule]:
+    others = f"!has(self.target.{kind.field}) || !has(self.strategy.canary) || !has({_CAPACITY})"
+    yield CelRule(f"{others} || has({_CAPACITY}.scaleDown)", f"capacity {needs_scale_down(kind)}")
+    yield CelRule(
+        f"{others} || !has({_CAPACITY}.scaleDown) || !has({_CAPACITY}.scaleDown.to) || "
+        f"{_CAPACITY}.scaleDown.to == 0",
+        f"capacity.scaleDown.to {stopped_whole(kind)}",
+    )
+    for field, rule in _UNUSED_BY_STOPPED.items():
+        yield CelRule(f"{others} || {rule}", f"capacity.{field} {not_of_stopped(kind)}")
 
 
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
@@ -389,6 +446,7 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "self.strategy.canary.capacity.with.all(x, x.pool != self.target.pool.name)",
             f"capacity.with: a pool {COMPANION_IS_TARGET}",
         ),
+        *(rule for kind in STOPPED_KINDS for rule in _of_stopped(kind)),
         CelRule(
             "!has(self.strategy.canary) || !has(self.strategy.canary.steps) || "
             "!self.strategy.canary.steps.exists(s, has(s.setHeaderRoute)) || (has(self.traffic.httpRoutes) && "

@@ -17,7 +17,7 @@ from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.spec_rules import check_spec, read_capacity, read_window
 from rollouts.api.status import read_status
 from rollouts.api.strategies import StrategyRef, effective_spec, strategy_ref
-from rollouts.carriers import asked, given
+from rollouts.carriers import StoppedTargetKind, asked, given
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
@@ -270,7 +270,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             path_probe=PathProbe(canary.path_probe),
             allow_no_traffic=canary.allow_no_traffic,
             windows=tuple(map(read_window, canary.windows)),
-            capacity=read_capacity(canary.capacity) if canary.capacity is not None else None,
+            **_losers(model),
         ),
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,
@@ -282,6 +282,16 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
         paused=model.paused,
         on_delete=OnDelete(model.on_delete),
     )
+
+
+def _losers(model: RolloutSpecModel) -> dict[str, Any]:
+    """``capacity``: of versions that are stopped as a whole it says who is stopped, of all else who is scaled."""
+    capacity = model.strategy.canary.capacity
+    if capacity is None:
+        return {}
+    read = read_capacity(capacity)
+    stops = any(isinstance(kind, StoppedTargetKind) for kind, _ in asked(model.target))
+    return {"stop": read.loser} if stops else {"capacity": read}
 
 
 def _step(step: StepModel) -> Step:

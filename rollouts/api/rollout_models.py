@@ -182,7 +182,8 @@ class WindowModel(ApiModel):
 
 
 class ScaleDownPolicyModel(ApiModel):
-    """What becomes of the workload of a version that lost."""
+    """What becomes of the workload of a version that lost: it is scaled down. An LLMInferenceService is stopped
+    instead, by KServe's annotation, and started again before it is rolled out anew."""
 
     delay: Duration = "10m"
     """How long it keeps its pods after it has no weight any more: time to go back without starting them again. Shorter
@@ -294,8 +295,9 @@ class CanaryModel(ApiModel):
     """When weight may rise; without any, always. Outside of them it stays, deadlines stand still, and analysis,
     aborts, the way back and commands go on."""
     capacity: CapacityModel | None = None
-    """Scale the canary's workload with its weight, and what lost down after the end. Only with `target.pool`. Without
-    it nobody is scaled."""
+    """Scale the canary's workload with its weight, and what lost down after the end. With `target.pool`; with
+    `target.llmInferenceService`, which KServe scales, `scaleDown` and `drainTimeout` alone: what lost is stopped.
+    Without it nobody is scaled or stopped."""
 
 
 class OwnCanaryModel(CanaryModel):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pydantic.alias_generators import to_camel
+
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import (
     CAPACITY_NEEDS_POOL,
@@ -20,6 +22,9 @@ from rollouts.api.cel import (
     OWN_COMPANION,
     STICKY_WITHOUT_POOL,
     needed_traffic,
+    needs_scale_down,
+    not_of_stopped,
+    stopped_whole,
 )
 from rollouts.api.rollout_models import (
     CanaryModel,
@@ -32,7 +37,7 @@ from rollouts.api.rollout_models import (
 )
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
-from rollouts.carriers import asked, given
+from rollouts.carriers import StoppedTargetKind, asked, given
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, CompanionPool, PodCount, WarmUp, Window
 from rollouts.units import parse_pod_count
 
@@ -56,6 +61,7 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
     yield from _check_not_companion(spec)
+    yield from _check_stop(spec)
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
     for index, one in enumerate(spec.depends_on):
@@ -161,6 +167,22 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
             yield f"{path}.with[{index}].pool", COMPANION_TWICE
         if one.of == one.pool:
             yield f"{path}.with[{index}].of", OWN_COMPANION
+
+
+def _check_stop(spec: RolloutSpecModel) -> Iterator[Finding]:
+    """Of versions that are stopped as a whole; fields with their defaults may have been filled in by the API server."""
+    capacity, plain, path = spec.strategy.canary.capacity, CapacityModel(), f"{_CANARY}.capacity"
+    for kind in (kind for kind, _ in asked(spec.target) if isinstance(kind, StoppedTargetKind)):
+        if capacity is None:
+            continue
+        for name, field in type(capacity).model_fields.items():
+            ours = name in ("scale_down", "drain_timeout")
+            if not ours and getattr(capacity, name) != getattr(plain, name):
+                yield f"{path}.{field.alias or to_camel(name)}", not_of_stopped(kind)
+        if capacity.scale_down is None:
+            yield path, needs_scale_down(kind)
+        elif capacity.scale_down.to:
+            yield f"{path}.scaleDown.to", stopped_whole(kind)
 
 
 def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:

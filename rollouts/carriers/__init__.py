@@ -11,7 +11,7 @@ from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
 from rollouts.carriers.llm_inference_service import LLM_INFERENCE_SERVICE
 from rollouts.carriers.pool_split import POOL_SPLIT, said_split
-from rollouts.carriers.target_kinds import ObjectTargetKind, TargetKind
+from rollouts.carriers.target_kinds import ObjectTargetKind, StoppedTargetKind, TargetKind
 from rollouts.engine.rollout_spec import RolloutSpec
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of
@@ -23,6 +23,7 @@ __all__ = [
     "Carrier",
     "ObjectTargetKind",
     "Option",
+    "StoppedTargetKind",
     "TargetKind",
     "TrafficKind",
     "TrafficPlace",
@@ -38,6 +39,7 @@ __all__ = [
     "options",
     "pods_of",
     "said_split",
+    "stopped_target",
     "target_kinds",
 ]
 
@@ -113,6 +115,12 @@ def object_targets() -> tuple[ObjectTargetKind, ...]:
 def object_target(kind: str) -> ObjectTargetKind | None:
     """The kind of version whose arms have this kind; None where those are no objects."""
     return next((one for one in object_targets() if one.kind == kind), None)
+
+
+def stopped_target(kind: str) -> StoppedTargetKind | None:
+    """The kind of version of an arm where that is stopped and started as a whole; None for others."""
+    found = object_target(kind)
+    return found if isinstance(found, StoppedTargetKind) else None
 
 
 def pods_of(arm: Identity) -> list[tuple[Resource, Callable[[Mapping[str, Any]], Pool]]]:

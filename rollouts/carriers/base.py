@@ -186,6 +186,10 @@ class TrafficKind(ABC):
         """The part of that name; None where the traffic object has none."""
         return None
 
+    def reset_risk(self, obj: Object, weights: Iterable[Weight]) -> str:
+        """What a tool that resets the weight of a part to Git's would make of one of these shares; empty: no more."""
+        return ""
+
     # --- what the object says ---
 
     def model_names(self, obj: Object) -> set[str]:

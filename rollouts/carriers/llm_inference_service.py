@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from pydantic import Field
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Name
 from rollouts.carriers.base import Carrier, Object, Option, TrafficKind, TrafficPlace
-from rollouts.carriers.target_kinds import ObjectTargetKind
+from rollouts.carriers.target_kinds import Stoppable, StoppedTargetKind
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Blocker, Claim, TrafficView
 from rollouts.engine.reasons import Reason
@@ -24,12 +25,13 @@ from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.llm_services import LlmService, pods_of_service, read_llm_service
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
-from rollouts.traffic import service_group
+from rollouts.traffic import service_group, service_stop
 from rollouts.traffic.fields import claim_of
+from rollouts.traffic.group_shares import after_reset, fine_weight
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import JsonPatch, RenderRefusal, Write
-from rollouts.units import Weight
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = ["LLM_INFERENCE_SERVICE"]
 
@@ -56,12 +58,12 @@ class GroupTrafficModel(ApiModel):
     """What `spec.router.route.group` of both LLMInferenceServices says."""
 
 
-class _LlmInferenceServiceTargets(ObjectTargetKind):
+class _LlmInferenceServiceTargets(StoppedTargetKind):
     field = "llmInferenceService"
     help = "Serve from this member of the group in `traffic.llmInferenceServiceGroup`."
     model = LlmServiceTargetModel
     called = "an llmInferenceService"
-    unscaled = "KServe scales its services itself"
+    scaled_by = "KServe"
     kind = kinds.LLM_SERVICE.kind
     resources = (kinds.LLM_SERVICE,)
 
@@ -83,7 +85,10 @@ class _LlmInferenceServiceTargets(ObjectTargetKind):
         if claim_of(obj, TrafficMode.ADOPTED, rollout)[0] is not Claim.CONSENTED:
             message = f"{what} does not consent: annotate it in Git with {CONSENT_ANNOTATION}: {rollout}"
             yield Blocker(reason=Reason.ROUTE_NOT_CONSENTED, message=message)
-        if one.stopped:
+        if service_stop.stopped_by_us(obj, rollout):
+            message = f"{what} was stopped when it had lost, and is started again"
+            yield Blocker(reason=Reason.SERVICE_STARTING, message=message)
+        elif one.stopped:
             message = f"{what} is stopped (annotation serving.kserve.io/stop): take that away to start it"
             yield Blocker(reason=Reason.SERVICE_STOPPED, message=message)
         yield from _not_ready(one)
@@ -97,6 +102,31 @@ class _LlmInferenceServiceTargets(ObjectTargetKind):
                 "and adapters"
             )
             yield Blocker(reason=Reason.GROUP_DIVERGES, message=message)
+
+    def stoppable(self, obj: Object, group: Object | None, spec: GroupTraffic, rollout: str) -> Stoppable:
+        """KServe may be late: as long as a route of its has weight for the version, requests come."""
+        one, problem = read_llm_service(obj), None
+        what = f"LLMInferenceService {one.name}"
+        if claim_of(obj, TrafficMode.ADOPTED, rollout)[0] is not Claim.CONSENTED:
+            message = f"{what} does not consent (annotation {CONSENT_ANNOTATION}: {rollout})"
+            problem = Blocker(reason=Reason.ROUTE_NOT_CONSENTED, message=message)
+        elif one.group != spec.name:
+            message = f"{what} is not in group {spec.name}: what sends requests to it is not known"
+            problem = Blocker(reason=Reason.SERVICE_NOT_IN_GROUP, message=message)
+        elif one.deleting:
+            problem = Blocker(reason=Reason.SERVICE_NOT_READY, message=f"{what} is being deleted")
+        return Stoppable(
+            stopped=one.stopped,
+            by_us=service_stop.stopped_by_us(obj, rollout),
+            problem=problem,
+            used_by=service_stop.sent_by(obj, service_group.members_of(group)),
+        )
+
+    def is_stopped(self, obj: Object) -> bool:
+        return read_llm_service(obj).stopped
+
+    def switched(self, obj: Object, rollout: str, *, stop: bool) -> JsonPatch:
+        return service_stop.switched(obj, rollout, stop=stop)
 
     def serves(self, obj: Object, name: str) -> bool:
         one = read_llm_service(obj)
@@ -183,6 +213,18 @@ class _LlmInferenceServices(TrafficKind):
 
     def part(self, obj: Object, name: str) -> Object | None:
         return service_group.member(obj, name)
+
+    def reset_risk(self, obj: Object, weights: Iterable[Weight]) -> str:
+        grain, asked = service_group.declared(obj), [one for one in weights if ZERO < one < FULL]
+        worst = max(asked, key=lambda one: after_reset(one, grain) - Fraction(one, FULL), default=ZERO)
+        became = round(after_reset(worst, grain) * FULL)
+        if not grain or became <= worst + 1:
+            return ""
+        return (
+            f"LLMInferenceService {read_llm_service(obj).name} has weight {grain} in Git, too coarse for "
+            f"{format_weight(worst)}: a sync that resets it makes that {format_weight(Weight(became))} until it is "
+            f"restored; write weight: {fine_weight(asked, grain)}"
+        )
 
     # --- the way back ---
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic.alias_generators import to_snake
@@ -15,8 +16,9 @@ from rollouts.engine.observation import Blocker
 from rollouts.engine.versions import Identity, Target
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
+from rollouts.traffic.writes import JsonPatch
 
-__all__ = ["ObjectTargetKind", "TargetKind"]
+__all__ = ["ObjectTargetKind", "Stoppable", "StoppedTargetKind", "TargetKind"]
 
 Object = Mapping[str, Any]
 
@@ -76,3 +78,37 @@ class ObjectTargetKind(TargetKind):
     def troubles(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
         """Why requests may not reach a version that had lacked nothing."""
         yield from ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stoppable:
+    """A version that is stopped and started as a whole. ``problem``: why that is not ours to do."""
+
+    stopped: bool = False
+    by_us: bool = False
+    """It is stopped, by this Rollout alone."""
+    problem: Blocker | None = None
+    used_by: str = ""
+    """What still sends requests to it."""
+
+
+class StoppedTargetKind(ObjectTargetKind):
+    """A kind whose versions somebody else scales, and which are stopped and started as a whole.
+
+    Of ``capacity`` the fields ``scaleDown`` and ``drainTimeout`` alone are for them.
+    """
+
+    scaled_by: ClassVar[str]
+    """Who scales them."""
+
+    @abstractmethod
+    def stoppable(self, obj: Object, group: Object | None, spec: Any, rollout: str) -> Stoppable:
+        """Whether a version may be stopped when it has lost; ``group``: the traffic object."""
+
+    @abstractmethod
+    def is_stopped(self, obj: Object) -> bool:
+        """Whether the version that an object is has been stopped, by whomever."""
+
+    @abstractmethod
+    def switched(self, obj: Object, rollout: str, *, stop: bool) -> JsonPatch:
+        """The write that stops the version that an object is, or starts it where it was stopped by us."""

@@ -87,10 +87,11 @@ def with_client(
     ``doing`` is shown while nothing else is; empty for work that prints by itself.
     """
     from rollouts.kube.http import open_client
+    from rollouts.kube.versions import AnyVersion
 
     async def run() -> T:
         async with await open_client(kubeconfig, context, field_manager="rollouts-cli") as client:
-            return await work(client)
+            return await work(AnyVersion(client, kinds.OTHER_VERSIONS))
 
     try:
         with progress(doing) if doing else nullcontext():

@@ -33,7 +33,14 @@ from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
-from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, Traffic, TrafficMode, VariantTraffic
+from rollouts.engine.rollout_spec import (
+    HttpRouteTraffic,
+    PickerTraffic,
+    Traffic,
+    TrafficMode,
+    VariantTraffic,
+    WeightStep,
+)
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
@@ -361,6 +368,10 @@ async def _members(
             yield fine(f"{where} is in group {group}, and consents to Rollout {parsed.name}")
         for check in object_checks(where, obj, managed=False):
             yield check
+        weights = [step.weight for step in parsed.spec.canary.steps if isinstance(step, WeightStep)]
+        text, _, advice = kind.reset_risk(obj, weights).rpartition("; ")
+        if text and (stable is None or name == stable.identity.name):
+            yield warn(text, f"{advice} in Git, or have the sync ignore weights")
     others = [name for name, one in parts.items() if kind.is_part(one, group) and name not in wanted]
     if others:
         yield fine(f"other members of group {group}, whose weights stay: {', '.join(sorted(others))}")

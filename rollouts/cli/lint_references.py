@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_
 from rollouts.objects.grants import GRANT_KIND, foreign_refs
 from rollouts.objects.pools import read_pool
 from rollouts.traffic.writes import CONSENT_ANNOTATION
+from rollouts.units import Weight, parse_weight
 
 __all__ = ["Known", "picker_findings", "reference_findings", "unwanted_findings"]
 
@@ -101,6 +103,20 @@ def _members(known: Known, rollout: Object, kind: TrafficKind, group: str, path:
             text = f"{name_of(obj)} is not in group {group:.63}: set {kind.membership} there"
             yield problem(where, text, rule="reference", path=("spec", "target", target.field, "name"))
         yield from _consent(obj, rollout, path)
+    for other in known.all(kind.kind):
+        consents = map_of(metadata_of(other).get("annotations")).get(CONSENT_ANNOTATION)
+        ours = consents == text_of(metadata_of(rollout).get("name")) and _beside(other, namespace)
+        risk = kind.reset_risk(other, _weights(rollout)) if ours and kind.is_part(other, group) else ""
+        if risk:
+            yield hint(where, risk, rule="reset", path=path)
+
+
+def _weights(rollout: Object) -> Iterator[Weight]:
+    """Of the steps, as far as they can be read."""
+    strategy = map_of(map_of(rollout.get("spec")).get("strategy"))
+    for step in list_of(map_of(strategy.get("canary")).get("steps")):
+        with contextlib.suppress(ValueError):
+            yield parse_weight(map_of(step).get("setWeight"))
 
 
 def _unsplit(pool: Object | None, spec: Object, where: str) -> Iterator[Finding]:

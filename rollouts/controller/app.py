@@ -34,6 +34,8 @@ from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.warming import AT_ONCE, OF_ONE_NAMESPACE, WarmUps
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
+from rollouts.kube.versions import AnyVersion
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.election import LeaderElector, Leadership, unique_identity
 from rollouts.runtime.fencing import FencedClient, WriteFence
@@ -93,7 +95,7 @@ class Controller:
         self.settings = settings
         self.metrics = ControllerMetrics()
         self._clock = clock
-        self._counted = CountingClient(client, self._count)
+        self._counted = AnyVersion(CountingClient(client, self._count), kinds.OTHER_VERSIONS)
         self._fence = WriteFence(clock)
         fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(

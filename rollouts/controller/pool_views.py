@@ -22,10 +22,10 @@ from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.backends import pools_of, rules_of
 
-__all__ = ["PoolViews"]
+__all__ = ["PoolViews", "splitting"]
 
 
-def _splitting(parsed: ParsedRollout, target: ObjectTargetKind) -> Traffic | None:
+def splitting(parsed: ParsedRollout, target: ObjectTargetKind) -> Traffic | None:
     """What splits such versions: the spec's traffic object, or that of the way back while the spec names none."""
     split = kinds_for(target)
     if parsed.spec is not None and kind_of(parsed.spec.traffic.kind) in split:
@@ -94,7 +94,7 @@ class PoolViews:
     def _said(self, parsed: ParsedRollout, view: PoolView) -> PoolView:
         """With what the version's object says itself: no pods count where no request arrives."""
         stable, kind = parsed.status.stable, object_target(view.identity.kind)
-        traffic = _splitting(parsed, kind) if kind is not None else None
+        traffic = splitting(parsed, kind) if kind is not None else None
         if kind is None or traffic is None:
             return view
         arms = (view.identity, stable.identity if stable is not None else view.identity)

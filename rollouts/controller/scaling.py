@@ -1,4 +1,4 @@
-"""Writes of the scale subresource, one workload after the other within one time.
+"""Writes of the scale subresource, one workload after the other within one time; and of what stops a version whole.
 
 Guarded as writes of traffic are: by the workload's resourceVersion, and by a fresh look at the Rollout. Before a number
 rises the pods are counted at the API server as well, since those of another arm may be older in the cache than what is
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from rollouts.api.parsing import ParsedRollout
+from rollouts.carriers import StoppedTargetKind, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, find_workload, former_pods
@@ -28,7 +30,7 @@ from rollouts.objects.groups import SET_NAME, units
 from rollouts.objects.pods import holds_resources
 from rollouts.objects.workloads import Workload, read_workload
 from rollouts.runtime.fencing import NotLeading
-from rollouts.runtime.objects import ObjectKey, uid_of
+from rollouts.runtime.objects import ObjectKey, uid_of, version_of
 
 __all__ = ["Fresh", "WorkloadScaler"]
 
@@ -98,7 +100,7 @@ class WorkloadScaler:
 
     def _found(self, namespace: str, action: ScaleWorkload) -> tuple[Workload, _Place]:
         """What is to be scaled, as it was planned on. Raises Conflict where it is not that any more."""
-        workload = self._workload(namespace, action.identity)
+        workload = self._version(namespace, action.identity) or self._workload(namespace, action.identity)
         if workload is None or workload.resource_version != action.resource_version:
             raise Conflict(f"the workload of {action.identity.name} changed since it was read")
         return workload, (namespace, action.identity, action.replicas < workload.replicas)
@@ -109,6 +111,8 @@ class WorkloadScaler:
         self._late.discard(place[:2])
         _log.info("workload_scaled", namespace=place[0], workload=workload.what, replicas=replicas)
         message = f"{workload.what}: {workload.replicas} replicas to {replicas}"
+        if stopped_target(workload.resource.kind) is not None:
+            message = f"{workload.what} is {'started again' if replicas else 'stopped'}"
         return EmitEvent(type=EventType.NORMAL, reason=Reason.SCALED, message=message)
 
     async def _guarded(
@@ -119,7 +123,11 @@ class WorkloadScaler:
             await self._fresh_traffic(gathered)
         elif action.at_most is not None:
             await self._count(gathered.parsed, action, action.at_most)
-        await self._write(gathered.parsed.namespace, workload, action.replicas, tell=tell)
+        kind = stopped_target(workload.resource.kind)
+        if kind is None:
+            await self._write(gathered.parsed.namespace, workload, action.replicas, tell=tell)
+        else:
+            await self._switch(gathered.parsed, kind, action.identity, workload, stop=falls, tell=tell)
 
     def _failed(self, place: _Place, workload: Workload, words: str, *, refused: bool) -> EmitEvent | None:
         """Keep the words for the next look, which tries again; say them once.
@@ -141,6 +149,37 @@ class WorkloadScaler:
         pool = self._caches.pool(identity.group, namespace, identity.name)
         found = find_workload(self._caches, pool) if pool is not None else None
         return found if isinstance(found, Workload) else None
+
+    def _version(self, namespace: str, identity: Identity) -> Workload | None:
+        """A version that is stopped and started as a whole, with one replica while it is not stopped."""
+        kind = stopped_target(identity.kind)
+        if kind is None:
+            return None
+        obj = self._caches.version(identity, namespace)
+        resource = next((one for one in kind.resources if one.group == identity.group), None)
+        if obj is None or resource is None:
+            return None
+        return replace(read_workload(resource, obj), replicas=0 if kind.is_stopped(obj) else 1)
+
+    async def _switch(
+        self,
+        parsed: ParsedRollout,
+        kind: StoppedTargetKind,
+        arm: Identity,
+        workload: Workload,
+        *,
+        stop: bool,
+        tell: bool,
+    ) -> None:
+        """Stop or start a version; the cache has it from then on as it is now."""
+        key = ObjectKey(parsed.namespace, workload.name)
+        obj = self._caches.version(arm, parsed.namespace)
+        if obj is None or version_of(obj) != workload.resource_version:
+            raise Conflict(f"{workload.what} changed since it was read")
+        patch = kind.switched(obj, parsed.name, stop=stop)
+        with self._caches.by_resource()[workload.resource].writing(key) as record:
+            stored = await self._client.patch(workload.resource, *key, patch.operations, kind=PatchKind.JSON)
+            record(stored, tell=tell)
 
     async def _write(self, namespace: str, workload: Workload, replicas: int, *, tell: bool) -> None:
         """Patch the Scale; the cache has the workload from then on as it is now."""

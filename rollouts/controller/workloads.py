@@ -1,6 +1,6 @@
 """The workload half of gathering: what makes a pool's pods, how many there are, and who else scales it.
 
-Looked at only for Rollouts with ``strategy.canary.capacity``.
+Looked at only for Rollouts with ``strategy.canary.capacity``, and where versions are stopped and started as a whole.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import serving_pools
+from rollouts.carriers import StoppedTargetKind, kind_of, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.companions import companion_views
 from rollouts.controller.mirroring import mirroring_route
+from rollouts.controller.pool_views import splitting
 from rollouts.engine.attempt import CompanionCapacity
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
 from rollouts.engine.reasons import Reason
@@ -25,7 +27,7 @@ from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import Pool, former_pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
-from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import wayback
 from rollouts.traffic.backends import rules_of, weighted_pools
 
@@ -155,7 +157,7 @@ def former_pods(
     return pool, counts
 
 
-def _left(problem: Blocker, pods: Collection[Mapping[str, Any]], pool: Pool) -> WorkloadView:
+def _left(problem: Blocker | None, pods: Collection[Mapping[str, Any]], pool: Pool) -> WorkloadView:
     """Pods of which nobody knows what makes them; those that are not being deleted count as its replicas."""
     staying = units(pod for pod in pods if "deletionTimestamp" not in metadata_of(pod))
     return WorkloadView(
@@ -226,7 +228,12 @@ class WorkloadViews:
         """
         status = parsed.status
         asked = parsed.spec is not None and parsed.spec.canary.capacity is not None
-        if not asked and status.stable_scale is None:
+        stopping = {arm.identity for arm in status.arms} | ({target} if target is not None else set())
+        if (
+            not asked
+            and status.stable_scale is None
+            and not any(stopped_target(arm.kind) for arm in stopping)
+        ):
             return {}
         losers = {one.identity for one in status.scale_downs}
         if status.current is not None and status.current.aborted is not None:
@@ -284,6 +291,8 @@ class WorkloadViews:
         if pool is None:
             return self._former(parsed, arm, arms)
         pods = self._caches.holding_pods(pool)
+        if (kind := stopped_target(arm.kind)) is not None:
+            return self._stoppable(parsed, kind, arm, pool, loses=loses)
         workload = find_workload(self._caches, pool)
         if isinstance(workload, Blocker):
             return _left(workload, pods, pool)
@@ -308,6 +317,33 @@ class WorkloadViews:
             accelerators=_held(pods),
         )
 
+    def _stoppable(
+        self, parsed: ParsedRollout, kind: StoppedTargetKind, arm: Identity, pool: Pool, *, loses: bool
+    ) -> WorkloadView | None:
+        """A version that is stopped and started as a whole: it has no replicas when it is stopped."""
+        obj, spec = self._caches.version(arm, parsed.namespace), splitting(parsed, kind)
+        split = kind_of(spec.kind) if spec is not None else None
+        if obj is None or spec is None or split is None:
+            return None
+        key, pods = ObjectKey(parsed.namespace, spec.name), self._caches.holding_pods(pool)
+        groups = (self._caches.traffic_object(split, one, key) for one in split.resources)
+        group = next(filter(None, groups), None)
+        said = kind.stoppable(obj, group, spec, parsed.name)
+        left = _left(said.problem, pods, pool)
+        failure = self._refusals.get((parsed.namespace, arm, loses))
+        return replace(
+            left,
+            what=f"{arm.kind} {arm.name}",
+            resource_version=version_of(obj),
+            replicas=0 if said.stopped else max(left.replicas, 1),
+            in_flight=self._in_flight.requests(pool) if loses else None,
+            used_by=said.used_by,
+            refused=failure.words if failure is not None and not failure.passes else "",
+            unanswered=failure.words if failure is not None and failure.passes else "",
+            stops=True,
+            stopped_by_us=said.by_us,
+        )
+
     def _former(
         self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity]
     ) -> WorkloadView | None:
@@ -317,7 +353,7 @@ class WorkloadViews:
             return None
         pool, counts = kept
         pods = list(filter(counts, self._caches.holding_pods(pool)))
-        return _left(_unknown(f"InferencePool {arm.name} is gone"), pods, pool) if pods else None
+        return _left(_unknown(f"{arm.kind} {arm.name} is gone"), pods, pool) if pods else None
 
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.

@@ -178,6 +178,7 @@ class UnloadAdapter:
 class ScaleWorkload:
     """Give the workload of an arm so many replicas, guarded by its ``resource_version``.
 
+    What is stopped and started as a whole (``WorkloadView.stops``) is stopped by 0, and started by any other number.
     ``at_most``: pods that the arms in ``beside`` and this one may have together, as counted at the API server right
     before; None where there is no limit, as where the number falls.
     """

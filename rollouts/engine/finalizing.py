@@ -103,7 +103,7 @@ def keep_finalizer(draft: Draft) -> None:
 
     It is added together with the write that needs it (``converging``) and taken away here.
     """
-    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft.status)
+    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft)
     if wanted and not draft.obs.has_finalizer and not any(isinstance(a, SetFinalizer) for a in draft.actions):
         draft.actions.insert(0, SetFinalizer(present=True))
     if wanted or not draft.obs.has_finalizer or draft.writes_traffic or draft.obs.refused is not None:

@@ -309,6 +309,10 @@ class WorkloadView:
     """What keeps one of them from getting warm, in the words of its server."""
     accelerators: int = 0
     """What those of its pods hold that have a node, workers of groups among them."""
+    stops: bool = False
+    """It is stopped and started as a whole, and somebody else scales it: it has 0 ``replicas`` when it is stopped."""
+    stopped_by_us: bool = False
+    """It is, and this Rollout did it."""
 
     @property
     def pods(self) -> int:

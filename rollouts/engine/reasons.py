@@ -95,6 +95,8 @@ class Reason(StrEnum):
         "KServe's words are in the message; read its status.")
     SERVICE_STOPPED = ("ServiceStopped", "The LLMInferenceService is stopped: KServe gives it no requests.",
         "Take its annotation serving.kserve.io/stop away.")
+    SERVICE_STARTING = ("ServiceStarting", "The LLMInferenceService was stopped when it lost, and is started again.",
+        "Nothing: KServe makes its pods.")
     GROUP_DIVERGES = ("GroupDiverges", "The two members serve other names: KServe shares nothing between them.",
         "Give both the same model name and adapters.")
     VARIANT_MODEL_MISSING = ("VariantModelMissing",
@@ -222,7 +224,7 @@ class Reason(StrEnum):
         "Leave replicas out of what your GitOps tool applies.")
     REPLICAS_RESTORED = ("ReplicasRestored", "Replicas of the canary's workload that somebody lowered were restored.",
         "Leave replicas out of what your GitOps tool applies.")
-    SCALED = "Scaled", "A workload was scaled."
+    SCALED = "Scaled", "A workload was scaled, or an LLMInferenceService stopped or started."
     SCALE_REFUSED = ("ScaleRefused", "The API server refuses to scale a workload; it is tried again.",
         "Read its words; the chart value capacity.enabled gives the right to.")
     SCALE_DOWN_LEFT = ("ScaleDownLeft", "A version was left with the pods that it has.",

@@ -264,6 +264,17 @@ class CompanionPool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoserPolicy:
+    """``strategy.canary.capacity.scaleDown``: what becomes of a version that lost."""
+
+    delay: timedelta = timedelta(minutes=10)
+    """From when it has no weight: time to go back without starting pods."""
+    to: int = 0
+    drain_timeout: timedelta = timedelta(minutes=30)
+    """It loses its pods this long after ``delay`` although it still answers requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """``strategy.canary.capacity``: the canary's workload is scaled with its weight, the loser's after the end.
 
@@ -296,6 +307,13 @@ class Capacity:
         whole = self.min_stable.percent and self.min_stable.number >= 100
         return self.max_surge is not None and not whole
 
+    @property
+    def loser(self) -> LoserPolicy:
+        """What becomes of a version that lost."""
+        return LoserPolicy(
+            delay=self.scale_down_delay, to=self.scale_down_to, drain_timeout=self.drain_timeout
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryStrategy:
@@ -317,6 +335,13 @@ class CanaryStrategy:
     """When weight may rise; without any, always."""
     capacity: Capacity | None = None
     """None: nobody is scaled by us."""
+    stop: LoserPolicy | None = None
+    """Of versions whose pods somebody else scales, and which can be stopped as a whole; None: nobody is stopped."""
+
+    @property
+    def loser(self) -> LoserPolicy | None:
+        """What becomes of a version that lost; None: it keeps its pods."""
+        return self.capacity.loser if self.capacity is not None else self.stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

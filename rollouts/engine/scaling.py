@@ -32,7 +32,7 @@ from rollouts.engine.lending import (
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import pods_missed
-from rollouts.engine.rollout_spec import Capacity, OnDelete
+from rollouts.engine.rollout_spec import Capacity, LoserPolicy, OnDelete
 from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
     CAPACITY_REASONS,
@@ -51,6 +51,7 @@ from rollouts.engine.shortage import (
     uncontrolled,
 )
 from rollouts.engine.steps import first_weight
+from rollouts.engine.stopping import loses_when_stopped, start_again
 from rollouts.engine.versions import Identity
 from rollouts.engine.warming import warm_pods
 from rollouts.engine.wayback import carries
@@ -80,22 +81,23 @@ def keep_capacity(draft: Draft) -> None:
     if draft.status.stable is None:
         return
     forget_drains(draft)
+    start_again(draft)
     if draft.obs.spec is None or draft.obs.problems or _is_hidden(draft):
         _note_losers(draft)  # nothing is scaled by a policy that nobody can read, and nothing is forgotten
         _note_weights(draft)
         settle_stable(draft, None)
         return
-    policy = draft.spec.canary.capacity
-    if policy is None:
+    policy, loser = draft.spec.canary.capacity, draft.spec.canary.loser
+    if loser is None:
         _settle_without(draft)
         return
     _note_losers(draft)
     settle_stable(draft, policy)
-    if draft.status.current is not None and draft.current.aborted is None:
+    if policy is not None and draft.status.current is not None and draft.current.aborted is None:
         _scale_up(draft, policy)
         warm_pods(draft, policy)
     if not draft.spec.paused or needs_back(draft.status):
-        _scale_down(draft, policy, hurry=_needs_room(draft))
+        _scale_down(draft, loser, hurry=_needs_room(draft))
 
 
 def _settle_without(draft: Draft) -> None:
@@ -104,30 +106,35 @@ def _settle_without(draft: Draft) -> None:
         _note_losers(draft)
         _note_weights(draft)
     else:
-        draft.set(scale_downs=())
+        _forget_losers(draft)
     if draft.status.current is not None:
         draft.set_current(capacity=None)
     settle_stable(draft, None)
     if draft.status.stable_scale is None:
-        for one in draft.status.scale_downs:
-            if draft.obs.workloads.get(one.identity, WorkloadView()).pods:
-                _leave(draft, one.identity.name, "strategy.canary.capacity was taken out")
-        draft.set(scale_downs=())
+        _forget_losers(draft)
+
+
+def _forget_losers(draft: Draft) -> None:
+    for one in draft.status.scale_downs:
+        view = draft.obs.workloads.get(one.identity, WorkloadView())
+        if view.pods and (one.since is not None or not view.stops):  # else nobody may ever have asked for it
+            _leave(draft, one.identity, "strategy.canary.capacity was taken out")
+    draft.set(scale_downs=())
 
 
 def _is_hidden(draft: Draft) -> bool:
     """Whether the policy may be in a shared strategy that is missing, or cannot be used."""
-    return draft.strategy_problem is not None and draft.spec.canary.capacity is None
+    return draft.strategy_problem is not None and draft.spec.canary.loser is None
 
 
-def owes_scaling(status: RolloutStatus) -> bool:
+def owes_scaling(draft: Draft) -> bool:
     """Whether a workload is to be scaled down before the Rollout may go."""
-    current = status.current
-    return (
-        bool(status.scale_downs)
-        or status.stable_scale is not None
-        or (current is not None and current.capacity is not None and current.aborted is None)
-    )
+    status, current = draft.status, draft.status.current
+    if status.scale_downs or status.stable_scale is not None:
+        return True
+    if current is None or current.aborted is not None:
+        return False
+    return current.capacity is not None or (draft.obs.spec is not None and draft.spec.canary.stop is not None)
 
 
 def return_stable(draft: Draft) -> None:
@@ -150,25 +157,35 @@ def finish_scaling(draft: Draft) -> bool:
     elif draft.status.stable_scale is not None:
         _say_stable(draft)
         return True
-    if keeps or spec is None or draft.obs.problems or spec.canary.capacity is None:
+    if keeps or spec is None or draft.obs.problems or spec.canary.loser is None:
         if draft.strategy_problem is not None:
             for one in draft.status.scale_downs:
-                _leave(draft, one.identity.name, draft.strategy_problem.message)
+                _leave(draft, one.identity, draft.strategy_problem.message)
         return False
-    if draft.status.current is not None and draft.current.capacity is not None:
-        if draft.current.aborted is None:
-            _owe(draft, draft.current.canary.identity, draft.current)
-        draft.set_current(capacity=None)
+    _owe_canary(draft)
     if draft.obs.in_haste:
         for one in draft.status.scale_downs:
-            _leave(draft, one.identity.name, _HASTE)
+            _leave(draft, one.identity, _HASTE)
         return False
-    _scale_down(draft, spec.canary.capacity, hurry=True)
+    _scale_down(draft, spec.canary.loser, hurry=True)
     if not draft.status.scale_downs:
         return False
     show_live(draft)  # a crash may have come between the last write of traffic and its status
     draft.set(message="; ".join(one.message for one in draft.status.scale_downs if one.message))
     return True
+
+
+def _owe_canary(draft: Draft) -> None:
+    """The attempt ends with its Rollout: once, since what is owed takes its place in the status."""
+    current = draft.status.current
+    if current is None:
+        return
+    scaled, identity = current.capacity is not None, current.canary.identity
+    known = any(one.identity == identity for one in draft.status.scale_downs)
+    stopped = loses_when_stopped(draft, identity) and not known
+    if current.aborted is None and (scaled or stopped):
+        _owe(draft, identity, current)
+    draft.set_current(capacity=None)
 
 
 def _say_stable(draft: Draft) -> None:
@@ -381,7 +398,8 @@ def _note_losers(draft: Draft) -> None:
     """An attempt with capacity ended in this plan: which of its versions lost. What is used again has not."""
     before, status = draft.obs.status, draft.status
     scaled = before.stable_scale is not None or (
-        before.current is not None and before.current.capacity is not None
+        before.current is not None
+        and (before.current.capacity is not None or loses_when_stopped(draft, before.current.canary.identity))
     )
     if scaled and before.current is not None and before.stable is not None:
         loser = _lost(before.current, before.stable.identity, status, same=before.attempt == status.attempt)
@@ -447,26 +465,26 @@ def _add_owed(draft: Draft, *owed: ScaleDown) -> None:
     late = [*dict.fromkeys(one.of or one.identity for one in known)][-SCALE_DOWNS:]
     for one in known:
         if (one.of or one.identity) not in late:
-            _leave(draft, one.identity.name, f"{SCALE_DOWNS} versions that lost later wait for the same")
+            _leave(draft, one.identity, f"{SCALE_DOWNS} versions that lost later wait for the same")
     draft.set(scale_downs=tuple(one for one in known if (one.of or one.identity) in late))
 
 
-def _scale_down(draft: Draft, policy: Capacity, *, hurry: bool) -> None:
+def _scale_down(draft: Draft, policy: LoserPolicy, *, hurry: bool) -> None:
     """One look at each version that lost; ``hurry``: its pods are needed, or nobody will come back to them."""
     looked = [_look(draft, one, policy, hurry=hurry) for one in draft.status.scale_downs]
     draft.set(scale_downs=tuple(one for one in looked if one is not None))
 
 
-def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> ScaleDown | None:
+def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> ScaleDown | None:
     """What is still owed; None when it is done, or nobody's to do."""
     name, to = one.identity.name, _goal(one, policy)
     if _has_weight(draft, one.of or one.identity):
         if not draft.obs.deleting:
             return replace(one, since=None, decided=False, message=f"{name} still has weight")
-        _leave(draft, name, "it still has weight")
+        _leave(draft, one.identity, "it still has weight")
         return None
     since = one.since or draft.now
-    due = since + (SETTLE if hurry else max(policy.scale_down_delay, SETTLE))
+    due = since + (SETTLE if hurry else max(policy.delay, SETTLE))
     last = due + policy.drain_timeout
     view = draft.obs.workloads.get(one.identity, WorkloadView())
     one = replace(one, since=since)
@@ -475,51 +493,54 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
         over = False  # all that is left of it ends, and takes room until it has
     left = _not_ours(draft, one, view, over=over)
     if left:
-        _leave(draft, name, left)
+        _leave(draft, one.identity, left)
         return None
     if view.what and view.replicas <= to:
         # Pods that are ending count beside a canary's until they are gone.
         gone = draft.obs.deleting or view.live <= to
         return None if gone else replace(one, reached=True, message=f"pods of {name} are ending")
     if _works_for_kept(draft, one, policy):
-        _leave(draft, name, f"its pods work for {one.of.name if one.of else name}, which keeps its own")
+        _leave(
+            draft, one.identity, f"its pods work for {one.of.name if one.of else name}, which keeps its own"
+        )
         return None
     waits = _waits(draft, view, name, due, last) or _waits_for_others(draft, one, policy, last)
     if waits:
         return replace(one, decided=False, message=waits)
     recent = tuple(at for at in one.restores if draft.now - at < RESTORE_WINDOW)
     if one.reached and len(recent) >= RESTORE_LIMIT:
-        _leave(draft, name, f"somebody scaled {view.what} up again {RESTORE_LIMIT} times in 10 minutes")
+        again = f"started {view.what}" if view.stops else f"scaled {view.what} up"
+        _leave(draft, one.identity, f"somebody {again} again {RESTORE_LIMIT} times in 10 minutes")
         return None
     if one.reached:
         one = replace(one, reached=False, restores=(*recent, draft.now))
         message = f"somebody gave {view.what} {view.replicas} replicas; it lost, and gets {to}"
+        if view.stops:
+            message = f"somebody started {view.what} again; it lost, and is stopped"
         draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
     return _write_down(draft, one, view, to)
 
 
-def _goal(one: ScaleDown, policy: Capacity) -> int:
+def _goal(one: ScaleDown, policy: LoserPolicy) -> int:
     """Replicas of what lost: scaleDown.to, and of a companion what goes with so many."""
-    to = policy.scale_down_to
+    to = policy.to
     return to if one.of is None else companion_pods(to, one.pods, one.of_pods)
 
 
-def _works_for_kept(draft: Draft, one: ScaleDown, policy: Capacity) -> bool:
+def _works_for_kept(draft: Draft, one: ScaleDown, policy: LoserPolicy) -> bool:
     """Whether a companion's version is not scaled down any more, and has pods that need it."""
     if one.of is None or any(other.identity == one.of for other in draft.status.scale_downs):
         return False
-    return draft.obs.workloads.get(one.of, WorkloadView()).replicas > policy.scale_down_to
+    return draft.obs.workloads.get(one.of, WorkloadView()).replicas > policy.to
 
 
-def _waits_for_others(draft: Draft, one: ScaleDown, policy: Capacity, last: datetime) -> str:
+def _waits_for_others(draft: Draft, one: ScaleDown, policy: LoserPolicy, last: datetime) -> str:
     """A companion waits until the pods that it works for are gone, and those until it works on nothing for them."""
     if one.of == one.identity:
         return ""
     if one.of is not None:
         version = draft.obs.workloads.get(one.of, WorkloadView())
-        if version.replicas > policy.scale_down_to or (
-            version.live > policy.scale_down_to and draft.now < last
-        ):
+        if version.replicas > policy.to or (version.live > policy.to and draft.now < last):
             draft.wake(_RECHECK)
             return f"pods of {one.of.name}, which it works for, go first"
         return ""
@@ -532,9 +553,11 @@ def _waits_for_others(draft: Draft, one: ScaleDown, policy: Capacity, last: date
     return ""
 
 
-def _leave(draft: Draft, name: str, why: str) -> None:
+def _leave(draft: Draft, identity: Identity, why: str) -> None:
     """Owe nothing any more, and say what stays."""
-    draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, f"{name} is not scaled down: {why}")
+    stops = draft.obs.workloads.get(identity, WorkloadView()).stops
+    what = "stopped" if stops else "scaled down"
+    draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, f"{identity.name} is not {what}: {why}")
 
 
 def _has_weight(draft: Draft, identity: Identity) -> bool:
@@ -604,4 +627,5 @@ def _write_down(draft: Draft, one: ScaleDown, view: WorkloadView, to: int) -> Sc
         draft.wake(_SOON)
     failed = f"; the API server refuses that: {view.refused}" if view.refused else ""
     failed = failed or (f"; not yet: {view.unanswered}" if view.unanswered else "")
-    return replace(one, decided=True, message=f"{view.what} is scaled to {to}{failed}")
+    done = "is stopped" if view.stops else f"is scaled to {to}"
+    return replace(one, decided=True, message=f"{view.what} {done}{failed}")

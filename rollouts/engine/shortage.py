@@ -52,6 +52,7 @@ CAPACITY_REASONS = frozenset(
         Reason.DRAIN_NOT_CONTROLLABLE,
         Reason.WARM_UP_FAILED,
         Reason.WARM_UP_NOT_CONTROLLABLE,
+        Reason.SERVICE_STARTING,
     }
 )
 """Reasons of ``shortage``: pods are all that a target with one of them lacks."""

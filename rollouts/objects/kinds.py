@@ -22,7 +22,9 @@ __all__ = [
     "INFERENCE_MODEL",
     "JOB",
     "LLM_SERVICE",
+    "LLM_SERVICE_V1ALPHA1",
     "NAMESPACE",
+    "OTHER_VERSIONS",
     "POD",
     "POOLS",
     "POOL_SPLIT",
@@ -69,6 +71,9 @@ REWRITES = REWRITE_LLMD, REWRITE_X = tuple(
 """The groups of InferenceModelRewrite, the one that pickers prefer first."""
 
 LLM_SERVICE = Resource(LLM_SERVICE_GROUP, "v1alpha2", "llminferenceservices", LLM_SERVICE_KIND)
+LLM_SERVICE_V1ALPHA1 = Resource(LLM_SERVICE_GROUP, "v1alpha1", "llminferenceservices", LLM_SERVICE_KIND)
+OTHER_VERSIONS = {LLM_SERVICE: (LLM_SERVICE_V1ALPHA1,)}
+"""Of kinds that read alike in all of their versions: those that a server may serve instead."""
 
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Resource("", "v1", "pods", "Pod")

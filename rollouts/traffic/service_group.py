@@ -1,7 +1,9 @@
 """KServe's routing groups: how the share of two LLMInferenceServices is read and written.
 
 Each member holds its own weight, and shares are parts of the group's sum, so one share is two objects. Where no other
-member has weight, stable's stays at ``BASE`` and the canary's alone moves, one write per step. Where others have some,
+member has weight, stable's stays as others gave it (``declared``), or a little below, as far as whole numbers say the
+share beside it: then a tool that sets it to that again raises no share. Where it is too coarse both are the least
+numbers that say it, which keeps what such a reset makes of it small (``after_reset``). Where others have weight,
 the sum of our two stays, so that theirs keep their share: two writes. In between, the canary never has more than
 is asked: stable rises before the canary falls, and the canary rises before stable falls. What comes next follows
 from the live weights and the recorded way back alone, so that a crash between two writes goes on. Nothing is said to be
@@ -30,16 +32,18 @@ from rollouts.objects.llm_services import (
     read_llm_service,
 )
 from rollouts.traffic.fields import claim_of, last_writer
+from rollouts.traffic.group_shares import goal, next_write
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.weights import MAX_WEIGHT
-from rollouts.traffic.writes import JsonPatch, RenderRefusal
+from rollouts.traffic.writes import APPLIED_BY, JsonPatch, RenderRefusal
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
-    "BASE",
+    "DECLARED",
     "claim_of_members",
+    "declared",
     "joined",
     "joint_of",
     "lists",
@@ -47,7 +51,6 @@ __all__ = [
     "lowered_alone",
     "member",
     "members_of",
-    "next_write",
     "ours_of",
     "render",
     "service_identity",
@@ -57,9 +60,8 @@ __all__ = [
 
 Object = Mapping[str, Any]
 
-BASE = 10_000
-"""Stable's weight where no member of others has any: fine enough for each hundredth of a percent, and with 99 % for the
-canary below the greatest weight that KServe takes (1,000,000)."""
+DECLARED = "inferencerollouts.dev/declared-weight"
+"""On a member whose weight we wrote: the one that somebody else gave it last, which a tool would set again."""
 
 _MOST_JOINT = 2 * MAX_WEIGHT
 """What a record holds: of two members as heavy as KServe takes them. More is refused all the same."""
@@ -233,7 +235,20 @@ def _behind(one: LlmService, other: LlmService, said: int | None) -> str:
     )
 
 
-# --- arithmetic -------------------------------------------------------------------------------------
+# --- what is known of the weights -------------------------------------------------------------------------------------
+
+
+def declared(obj: Object) -> int:
+    """The weight that somebody else gave a member last: what a tool that applies it from Git sets again."""
+    live = read_llm_service(obj).weight
+    kept = text_of(map_of(metadata_of(obj).get("annotations")).get(DECLARED))
+    known = kept.isascii() and kept.isdigit() and len(kept) <= len(str(MAX_WEIGHT))
+    return min(int(kept), MAX_WEIGHT) if known and _is_ours(obj) else live
+
+
+def _is_ours(obj: Object) -> bool:
+    """Whether the weight of a member is what we wrote."""
+    return last_writer(obj, _WEIGHT_FIELD, APPLIED_BY)[0] == APPLIED_BY
 
 
 def ours_of(group: Object | None, rollout: str, arms: Iterable[str], records: Iterable[WayBack]) -> set[str]:
@@ -261,43 +276,6 @@ def _others(members: Iterable[LlmService], ours: Iterable[str]) -> int:
     """Weight of members that are none of ours; stopped ones get nothing."""
     mine = set(ours)
     return sum(one.weight for one in members if one.name not in mine and not one.stopped)
-
-
-def _goal(stable: int, canary: int, weight: Weight, joint: int) -> tuple[int, int]:
-    """The weights of both that say ``weight``; ``joint`` 0: nobody else has any weight."""
-    joint = min(joint, MAX_WEIGHT)  # more for one the API server refuses, and an abort must not hang on that
-    if weight >= FULL:
-        return 0, joint or canary or BASE
-    if weight <= ZERO:
-        return joint or stable or BASE, 0
-    if joint:
-        part = round(Fraction(joint * weight, FULL))
-        return joint - part, part
-    part = round(Fraction(BASE * weight, FULL - weight))
-    if part <= MAX_WEIGHT:
-        return BASE, part
-    return MAX_WEIGHT * (FULL - weight) // weight, MAX_WEIGHT
-
-
-def next_write(
-    weights: Mapping[str, int], stable: str, canary: str | None, weight: Weight, joint: int
-) -> tuple[str, int] | None:
-    """The one member that is to be written next, and its weight; None when all say what is asked.
-
-    ``weights`` are those of our members: stable, the canary, and retired ones, which are to have none. ``joint`` is
-    what stable and canary have together beside others; 0: nobody else has any weight.
-    """
-    live, carried = weights.get(stable, 0), weights.get(canary or "", 0)
-    wanted, part = _goal(live, carried, weight if canary is not None else ZERO, joint)
-    steps: list[tuple[str, int]] = [(stable, wanted)] if live < wanted else []
-    if canary is not None and carried > part:
-        steps.append((canary, part))
-    steps += [(name, 0) for name, left in weights.items() if left and name not in (stable, canary)]
-    if canary is not None and carried < part:
-        steps.append((canary, part))
-    if live > wanted:
-        steps.append((stable, wanted))
-    return steps[0] if steps else None
 
 
 # --- writes -----------------------------------------------------------------------------------------
@@ -334,7 +312,7 @@ def render(
         refused = _too_coarse(spec, desired.weight, joint)
     if refused is not None:
         return refused
-    step = next_write(weights, stable, canary, desired.weight, joint)
+    step = next_write(weights, stable, canary, desired.weight, joint, _grain(group, stable))
     stays = canary if step is not None and step[0] == stable else stable
     return _write(group, spec.name, step, stays or "")
 
@@ -357,7 +335,7 @@ def _too_coarse(spec: GroupTraffic, weight: Weight, joint: int) -> RenderRefusal
         )
     if not joint or weight in (ZERO, FULL):
         return None
-    _, part = _goal(0, 0, weight, joint)
+    _, part = goal(0, 0, weight, joint, 0)
     if round(Fraction(part, joint) * FULL) == weight:
         return None
     return RenderRefusal(
@@ -368,6 +346,21 @@ def _too_coarse(spec: GroupTraffic, weight: Weight, joint: int) -> RenderRefusal
     )
 
 
+def _grain(group: Object | None, stable: str) -> int:
+    obj = member(group, stable)
+    return declared(obj) if obj is not None else 0
+
+
+def _keep_declared(obj: Object) -> Iterator[dict[str, Any]]:
+    """Beside the first weight of ours the one that somebody else gave. Of none nothing has to be known."""
+    marks, given = metadata_of(obj).get("annotations"), read_llm_service(obj).weight
+    if not isinstance(marks, Mapping) or _is_ours(obj):
+        return
+    if marks.get(DECLARED, "0") != str(given):
+        path = f"/metadata/annotations/{DECLARED.replace('/', '~1')}"
+        yield {"op": "add", "path": path, "value": str(given)}
+
+
 def lowered(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
     """The next write that lowers the recorded canary to ``limit``; None where it has no more than that."""
     stable, canary = record.stable.name, record.canary.name
@@ -376,7 +369,7 @@ def lowered(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
     live, carried = weights.get(stable, 0), weights.get(canary, 0)
     if not carried or Fraction(carried, live + carried) <= Fraction(limit, FULL):
         return None
-    wanted, part = _goal(live, carried, limit, record.joint)
+    wanted, part = goal(live, carried, limit, record.joint, _grain(group, stable))
     if stable in found and live < wanted:
         return _write(group, record.name, (stable, wanted))
     return _write(group, record.name, (canary, min(part, carried - 1)), stable)
@@ -404,6 +397,6 @@ def _write(
     if step is None or obj is None:
         return None
     same = {"op": "test", "path": WEIGHT_PATH.rsplit("/", 1)[0] + "/group", "value": name}
-    patch = guarded(obj, same, {"op": "add", "path": WEIGHT_PATH, "value": step[1]})
+    patch = guarded(obj, same, *_keep_declared(obj), {"op": "add", "path": WEIGHT_PATH, "value": step[1]})
     beside = stays if step[1] == 0 and member(group, stays) is not None else ""
     return JsonPatch(operations=patch.operations, name=step[0], beside=beside)

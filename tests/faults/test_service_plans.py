@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from rollouts.carriers import TRAFFIC_KINDS
-from rollouts.traffic import service_group
+from rollouts.engine import scaling
+from rollouts.objects import kinds
+from rollouts.objects.llm_services import STOP_ANNOTATION, read_llm_service
+from rollouts.traffic import group_shares, service_group, service_stop
 from rollouts.units import FULL
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.moves import healthy_on, retarget
 from tests.kit.faults.objects import CANARY, STABLE
 from tests.kit.faults.plans import enumerate_plans
 from tests.kit.faults.service_plans import (
     COMMON,
+    annotate,
     edited_plans,
     every_plan,
     frozen_plans,
@@ -27,7 +33,7 @@ from tests.kit.faults.service_plans import (
     outside_plans,
 )
 from tests.kit.faults.service_scenarios import SERVICE_SCENARIOS
-from tests.kit.faults.simulation import FaultPlan, Run, simulate
+from tests.kit.faults.simulation import FaultPlan, Move, Run, simulate
 
 pytestmark = pytest.mark.timeout(280)
 """Seconds: some of these are a dozen runs of a whole rollout, on a machine that does other things as well."""
@@ -36,6 +42,8 @@ PROMOTED = "service: promoted"
 ABORTED = "service: gate failure aborts"
 AT_ONCE = "service: all at once, aborted there"
 BESIDE = "service: beside others, aborted"
+DROPPED = "service: beside others, third target in the middle"
+STOPPED = "service: promoted, the old one stopped, then rolled back"
 
 SAMPLE = 53
 """Every so many plans of a scenario are judged each time: of all kinds."""
@@ -72,7 +80,7 @@ def test_the_clean_run_keeps_every_invariant(name: str) -> None:
     assert list(shifted(clean_run(name))) == []
 
 
-@pytest.mark.parametrize("name", [PROMOTED, AT_ONCE, BESIDE])
+@pytest.mark.parametrize("name", [PROMOTED, AT_ONCE, BESIDE, STOPPED])
 def test_a_sample_of_plans_breaks_nothing(name: str) -> None:
     plans = list(every_plan(clean_run(name)))
 
@@ -112,6 +120,17 @@ def test_an_abort_takes_the_canarys_weight_where_stable_cannot_be_written() -> N
     assert run.end[f"member {CANARY}"]["weight"] == 0
 
 
+def test_a_dropped_canary_that_no_longer_consents_gives_its_weight_back_all_the_same() -> None:
+    """Rule 6: nothing that a person edits holds the way back up; it is the others' share that has to stay."""
+    clean = clean_run(DROPPED)
+    (plan,) = (one for one in edited_plans(clean) if one.name == "consent withdrawn 20 s, from write 5")
+    run = simulate(SERVICE_SCENARIOS[DROPPED], plan)
+
+    assert check(run, clean) == []
+    assert list(shifted(run)) == []
+    assert run.end[f"member {CANARY}"]["weight"] == 0
+
+
 # --- planted bugs ----------------------------------------------------------------------------------
 
 
@@ -126,10 +145,10 @@ def test_a_share_that_is_said_after_the_first_of_two_writes_is_named(monkeypatch
 def test_stable_that_falls_before_the_canary_has_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = service_group.next_write
 
-    def hasty(weights: Any, stable: str, canary: Any, weight: Any, joint: int) -> Any:
+    def hasty(weights: Any, stable: str, canary: Any, weight: Any, *more: Any) -> Any:
         if weight >= FULL and weights.get(stable):
             return stable, 0
-        return real(weights, stable, canary, weight, joint)
+        return real(weights, stable, canary, weight, *more)
 
     monkeypatch.setattr(service_group, "next_write", hasty)
 
@@ -137,7 +156,7 @@ def test_stable_that_falls_before_the_canary_has_weight_is_named(monkeypatch: py
 
 
 def test_a_canary_that_gets_more_than_is_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_group, "BASE", 100)  # too coarse for 1 % and 10 %
+    monkeypatch.setattr(group_shares, "pair", lambda weight, grain: (grain, max(1, grain * weight // FULL)))
     found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[PROMOTED]))}
 
     assert found & {Invariant.WEIGHTS, Invariant.TRUTH, Invariant.CONVERGED}
@@ -153,6 +172,52 @@ def test_a_way_back_that_never_brings_stable_back_is_named(monkeypatch: pytest.M
     found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[AT_ONCE]))}
 
     assert Invariant.WEIGHTS in found
+
+
+def test_a_loser_that_is_stopped_at_once_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "_waits", lambda *_: "")
+
+    assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED]))}
+
+
+def test_a_start_of_what_a_person_stopped_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, stop = (annotate(STABLE, STOP_ANNOTATION, value) for value in (None, "true"))
+    moves = tuple(
+        Move(when=healthy_on(CANARY), act=act, after=after)
+        for act, after in ((start, 100), (stop, 20), (retarget(STABLE), 20))
+    )
+    plan = FaultPlan(name="a person starts what lost, and stops it again", moves=moves, exact=False)
+    found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}
+    assert Invariant.STOPPED not in found
+    monkeypatch.setattr(service_stop, "stopped_by_us", lambda obj, _: read_llm_service(obj).stopped)
+
+    assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}
+
+
+def most_after_resets(name: str) -> Fraction:
+    """The canary's largest share, of 1, while its step asks for 1 %, whenever a tool sets stable to Git's 9 again."""
+    clean, most = clean_run(name), Fraction(0)
+    for plan in (one for one in outside_plans(clean) if one.name.startswith("argocd resets stable")):
+        desired = ""
+        for record in simulate(SERVICE_SCENARIOS[name], plan).history.records:
+            if record.of(kinds.ROLLOUT) and record.after:
+                desired = str(((record.after.get("status") or {}).get("weight") or {}).get("desired", ""))
+            elif is_carrier(record) and desired in ("1%", "1"):
+                (rule,) = weights_of(record.after)
+                most = max(most, Fraction(dict(rule)[CANARY], sum(weight for _, weight in rule)))
+    return most
+
+
+def test_a_sync_that_resets_stable_makes_no_more_of_the_canary_than_is_documented() -> None:
+    assert most_after_resets(PROMOTED) == Fraction(1, 10)
+
+
+def test_a_scale_that_makes_a_reset_dangerous_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        group_shares, "pair", lambda weight, _: (10_000, round(10_000 * weight / (FULL - weight)))
+    )
+
+    assert most_after_resets(PROMOTED) > Fraction(9, 10)
 
 
 def test_a_joint_weight_that_is_forgotten_shifts_the_shares_of_others(

@@ -15,7 +15,7 @@ from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kserve import answer
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
-from rollouts.objects.llm_services import pods_of_service
+from rollouts.objects.llm_services import pods_of_service, read_llm_service
 from rollouts.objects.pods import METRICS_PORT_ANNOTATION, is_ready
 from rollouts.runtime.clock import Clock
 from tests.kit.clock import Timeline, VirtualClock
@@ -71,6 +71,8 @@ class Cluster:
         self.more_labels: dict[str, dict[str, str]] = {}
         """Of the pods of a release."""
         self._reacted_to = -1
+        self._stopped: dict[str, int] = {}
+        """By release: the Ready pods that a service of KServe had when it was stopped."""
 
     # --- reading ---
 
@@ -205,6 +207,7 @@ class Cluster:
         services = self.all(kinds.LLM_SERVICE)
         if not services:
             return
+        self._stop_services(services)
         ready = {
             str(one["metadata"]["name"]): sum(
                 is_ready(pod)
@@ -217,6 +220,21 @@ class Cluster:
             live = next(one for one in services if one["metadata"]["name"] == name).get("status") or {}
             if any(live.get(field) != value for field, value in status.items()):
                 self.write_status(kinds.LLM_SERVICE, name, status, manager=KSERVE)
+
+    def _stop_services(self, services: list[Object]) -> None:
+        """KServe deletes the workload of a stopped service, and makes it anew when that is over."""
+        for one in services:
+            mine = dict(pods_of_service(one).selector).items()
+            release = next((name for name, labels in self.more_labels.items() if mine <= labels.items()), "")
+            if release and read_llm_service(one).stopped:
+                ready = sum(map(is_ready, self._pods_of(release)))
+                self._stopped.setdefault(release, ready)
+                self.scale(release, 0)
+            elif release in self._stopped:
+                self.scale(release, self._stopped.pop(release))
+
+    def _pods_of(self, release: str) -> list[Object]:
+        return [pod for pod in self.all(kinds.POD) if pod["metadata"]["name"].startswith(f"{release}-")]
 
     def set_kserve(self, *, works: bool) -> None:
         """Whether KServe's controller runs."""

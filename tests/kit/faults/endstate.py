@@ -9,6 +9,8 @@ from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds
+from rollouts.objects.llm_services import STOP_ANNOTATION
+from rollouts.traffic.service_stop import STOPPED_BY
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.groups import PARTS, place_of
@@ -94,7 +96,9 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
             place = place_of(kind, part)
             if place is not None:
                 (one,) = kind.lists(kind.joined(*place, [part]) or {})
-                found[f"member {part['metadata']['name']}"] = {"of": place[1], **one.entries[0]}
+                marks = part["metadata"].get("annotations") or {}
+                stopped = {name: marks[name] for name in (STOP_ANNOTATION, STOPPED_BY) if name in marks}
+                found[f"member {part['metadata']['name']}"] = {"of": place[1], **one.entries[0], **stopped}
     for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
     for deployment in _good(cluster, DEPLOYMENT):

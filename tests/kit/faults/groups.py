@@ -35,6 +35,8 @@ class Groups:
 
     def __init__(self) -> None:
         self._parts: dict[Any, dict[str, Object]] = {}
+        self._consented: set[str] = set()
+        """Parts that have consented once: their weights are given back, whatever becomes of that (rule 6)."""
 
     def take(self, change: Change) -> Change:
         """The change of a part's weight as one of the whole; every other change as it is."""
@@ -43,28 +45,28 @@ class Groups:
         if kind is None or place is None:
             return change
         parts = self._parts.setdefault((kind.kind, place), {})
-        before = _shares(kind, place, parts)
+        before = self._shares(kind, place, parts)
         if change.type is WatchType.DELETED:
             parts.pop(change.name, None)
         else:
             parts[change.name] = change.obj
-        after = _shares(kind, place, parts)
+        after = self._shares(kind, place, parts)
         if after == before:
             return change
         return replace(change, type=WatchType.MODIFIED, name=place[1], obj=after or {}, previous=before)
 
+    def _shares(self, kind: TrafficKind, place: tuple[str, str], parts: dict[str, Object]) -> Object | None:
+        whole = kind.joined(*place, parts.values())
+        if whole is None:
+            return None
+        (found,) = kind.lists(whole)
+        return {
+            "spec": {"shares": [{**one, "name": self._shown(parts[one["name"]])} for one in found.entries]},
+        }
 
-def _shares(kind: TrafficKind, place: tuple[str, str], parts: dict[str, Object]) -> Object | None:
-    whole = kind.joined(*place, parts.values())
-    if whole is None:
-        return None
-    (found,) = kind.lists(whole)
-    return {
-        "spec": {"shares": [{**one, "name": _shown(parts[one["name"]])} for one in found.entries]},
-    }
-
-
-def _shown(part: Object) -> str:
-    """A part of no Rollout is an entry of others, which checkers tell by a slash."""
-    name, annotations = part["metadata"]["name"], part["metadata"].get("annotations") or {}
-    return str(name) if CONSENT_ANNOTATION in annotations else f"others/{name}"
+    def _shown(self, part: Object) -> str:
+        """A part of no Rollout is an entry of others, which checkers tell by a slash."""
+        name, annotations = str(part["metadata"]["name"]), part["metadata"].get("annotations") or {}
+        if CONSENT_ANNOTATION in annotations:
+            self._consented.add(name)
+        return name if name in self._consented else f"others/{name}"

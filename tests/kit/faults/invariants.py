@@ -38,6 +38,7 @@ from tests.kit.faults.history import History, Record
 from tests.kit.faults.path_oracle import dead_ends, left_on_dead_ends, probe_rules
 from tests.kit.faults.replay import Replay, ready_pictures, share
 from tests.kit.faults.replica_oracle import hushed_replicas, raised_past_replicas, wrongly_ended
+from tests.kit.faults.service_oracle import wrong_stops
 from tests.kit.faults.simulation import Run
 from tests.kit.faults.source import Answer
 from tests.kit.faults.truth import condition, untrue_statuses
@@ -97,6 +98,7 @@ class Invariant(Enum):
     FLOOR = "22 no version gets fewer pods than minStable or its share needs, by the controller's doing"
     OBEYED = "23 no weight rises while a replica of the picker goes by other weights"
     HEARD = "24 a status says that a replica goes by other weights, and calls no abort done meanwhile"
+    STOPPED = "25 a member of a group is stopped only when it lost, and started only by who stopped it"
     TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
 
 
@@ -514,6 +516,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.TRUTH: untrue_statuses,
     Invariant.RESTORED: open_ways_back,
     Invariant.OBEYED: _obeyed,
+    Invariant.STOPPED: wrong_stops,
     Invariant.HEARD: _heard,
     Invariant.TOLD: hushed_refusals,
     Invariant.GPUS: too_many_pods,

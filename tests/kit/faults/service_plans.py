@@ -23,7 +23,7 @@ from tests.kit.faults.plans import FaultClass, disturbed, enumerate_plans, heard
 from tests.kit.faults.simulation import Act, FaultPlan, Refusal, Run, Simulation
 from tests.kit.faults.transport import WriteFault
 
-__all__ = ["COMMON", "edited_plans", "every_plan", "frozen_plans", "late_plans", "outside_plans"]
+__all__ = ["COMMON", "annotate", "edited_plans", "every_plan", "frozen_plans", "late_plans", "outside_plans"]
 
 Object = dict[str, Any]
 
@@ -40,7 +40,8 @@ COMMON = (
 _CANARY, _STABLE = RELEASES[CANARY], RELEASES[STABLE]
 
 
-def _annotate(member: str, name: str, value: str | None) -> Act:
+def annotate(member: str, name: str, value: str | None) -> Act:
+    """A person writes an annotation of a member, or takes it away."""
     patch = {"metadata": {"annotations": {name: value}}}
     return lambda sim: sim.cluster.merge(kinds.LLM_SERVICE, member, patch, manager="kubectl-annotate")
 
@@ -56,8 +57,8 @@ _OUTSIDE: dict[str, tuple[Act, Act | None, float]] = {
     "canary crashes once": (crash_pods(_CANARY), None, 0.0),
     "KServe silent 30 s": (kserve(works=False), kserve(works=True), 30.0),
     "canary stopped 30 s": (
-        _annotate(CANARY, STOP_ANNOTATION, "true"),
-        _annotate(CANARY, STOP_ANNOTATION, None),
+        annotate(CANARY, STOP_ANNOTATION, "true"),
+        annotate(CANARY, STOP_ANNOTATION, None),
         30.0,
     ),
     "canary's member gone 15 s": (delete(kinds.LLM_SERVICE, CANARY), _again, 15.0),
@@ -73,7 +74,7 @@ _LET_GO = "the rollout is deleted"
 
 
 def _consents(value: str | None) -> Act:
-    return _annotate(CANARY, "inferencerollouts.dev/managed-by", value)
+    return annotate(CANARY, "inferencerollouts.dev/managed-by", value)
 
 
 def _unreadable(spec: Object) -> None:
@@ -85,11 +86,16 @@ def _readable(spec: Object) -> None:
     canary["steps"] = [step for step in canary["steps"] if step != {"setWeight": "101%"}]
 
 
+def _unstopped(spec: Object) -> None:
+    spec["strategy"]["canary"]["capacity"] = None
+
+
 _EDITED: dict[str, tuple[Act, Act | None, float]] = {
     "third target": (retarget(THIRD), None, 0.0),
     "back to stable": (retarget(STABLE), None, 0.0),
     "consent withdrawn 20 s": (_consents(None), _consents("mymodel"), 20.0),
     "spec unreadable 20 s": (edit_spec(_unreadable), edit_spec(_readable), 20.0),
+    "scaleDown taken out": (edit_spec(_unstopped), None, 0.0),
     _LET_GO: (delete(kinds.ROLLOUT, "mymodel"), None, 0.0),
 }
 
@@ -101,13 +107,7 @@ def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> It
     if any(word in clean.scenario.name for word in _OVER):
         return
     full = "all at once" in clean.scenario.name
-    # Whose a dropped canary's weight is that no longer consents, nobody has said: here it counts as ours and others'.
-    dropped = "beside others, third" in clean.scenario.name
-    fitting = {
-        name: act
-        for name, act in acts.items()
-        if not (full and name == _LET_GO) and not (dropped and name.startswith("consent"))
-    }
+    fitting = {name: act for name, act in acts.items() if not (full and name == _LET_GO)}
     yield from disturbed(clean, fitting)
 
 

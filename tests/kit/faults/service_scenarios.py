@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from rollouts.objects import kinds
+from rollouts.objects.llm_services import STOP_ANNOTATION
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.moves import (
     answer,
@@ -31,7 +32,7 @@ from tests.kit.faults.objects import (
     service_objects,
     service_rollout,
 )
-from tests.kit.faults.simulation import Condition, Move, Scenario
+from tests.kit.faults.simulation import Condition, Move, Scenario, Simulation
 from tests.kit.faults.source import Answer
 
 __all__ = ["SERVICE_SCENARIOS"]
@@ -41,6 +42,7 @@ Object = dict[str, Any]
 _WAITING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 _GATED: list[Object] = [{"setWeight": 10}, {"analysis": GATE}, {"setWeight": 50}]
 _AT_ONCE: list[Object] = [{"setWeight": 100}, {"pause": {}}]
+_STOPS: Object = {"capacity": {"scaleDown": {"delay": "60s"}, "drainTimeout": "60s"}}
 
 
 def _scenario(
@@ -73,6 +75,18 @@ def _scenario(
 
 def _canary(name: str) -> Condition:
     return lambda sim: bool((sim.status.get("canary") or {}).get("name") == name)
+
+
+def _stopped(member: str) -> Condition:
+    def so(sim: Simulation) -> bool:
+        obj = sim.cluster.get(kinds.LLM_SERVICE, member) or {"metadata": {}}
+        return (obj["metadata"].get("annotations") or {}).get(STOP_ANNOTATION) == "true"
+
+    return so
+
+
+def _owes_nothing(sim: Simulation) -> bool:
+    return not sim.status.get("scaleDowns")
 
 
 def _all() -> list[Scenario]:
@@ -153,6 +167,22 @@ def _all() -> list[Scenario]:
                 Move(when=reason("ManualOverride"), act=command("abort"), after=7),
             ],
             phase("Aborted"),
+        ),
+        _scenario(
+            "promoted, the old one stopped, then rolled back",
+            service_rollout([{"setWeight": 50}], canary=_STOPS, rollbackWindow={"duration": "1h"}),
+            [Move(when=_stopped(STABLE), act=retarget(STABLE), after=40)],
+            both(healthy_on(STABLE), both(_stopped(CANARY), _owes_nothing)),
+        ),
+        _scenario(
+            "aborted, stopped, then retried",
+            service_rollout(_WAITING, canary=_STOPS),
+            [
+                Move(when=at_step(1), act=command("abort"), after=7),
+                Move(when=_stopped(CANARY), act=command("retry"), after=20),
+                Move(when=at_step(1), act=command("promote", tag="t3"), after=7),
+            ],
+            both(healthy_on(CANARY), both(_stopped(STABLE), _owes_nothing)),
         ),
         _scenario(
             "KServe is late",

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, CompanionPool, PodCount, WarmUp
+from rollouts.engine.rollout_spec import (
+    AbortSpeed,
+    Capacity,
+    CompanionPool,
+    LoserPolicy,
+    PodCount,
+    WarmUp,
+)
 
 PATH = "spec.strategy.canary.capacity"
 
@@ -110,5 +117,55 @@ def test_adapters_have_no_workload_of_their_own() -> None:
     problems = parse_rollout(rollout({}, adapter={"name": "a2"})).problems
 
     assert [problem.message for problem in problems] == [
-        f"{PATH} needs target.pool: adapters and variants share one pool's pods, and KServe scales its services itself"
+        f"{PATH} needs target.pool or target.llmInferenceService: adapters and variants share one pool's pods"
     ]
+
+
+FILLED = {
+    "minStable": "100%",
+    "abort": "AsCapacityAllows",
+    "headroom": 1,
+    "minReplicas": 1,
+    "drainTimeout": "30m",
+    "scaleDown": {"delay": "5m", "to": 0},
+}
+"""As an API server fills it in."""
+
+
+@pytest.mark.parametrize("written", [{"scaleDown": {"delay": "5m"}}, FILLED])
+def test_of_an_llm_inference_service_it_says_when_what_lost_is_stopped(written: Any) -> None:
+    parsed = parse_rollout(service(written))
+
+    assert parsed.problems == ()
+    assert parsed.spec is not None
+    assert parsed.spec.canary.capacity is None
+    assert parsed.spec.canary.stop == LoserPolicy(delay=timedelta(minutes=5))
+    assert parsed.spec.canary.loser == parsed.spec.canary.stop
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({}, "needs scaleDown, which stops what lost: write capacity: {scaleDown: {delay: 10m}}"),
+        ({"drainTimeout": "5m"}, "needs scaleDown, which stops what lost"),
+        ({"scaleDown": {"to": 1}}, f"{PATH}.scaleDown.to of an llmInferenceService is 0"),
+        ({"scaleDown": {}, "maxSurge": 1}, f"{PATH}.maxSurge is not for an llmInferenceService"),
+        ({"scaleDown": {}, "minStable": "50%"}, f"{PATH}.minStable is not for"),
+        ({"scaleDown": {}, "abort": "Immediate"}, f"{PATH}.abort is not for"),
+        ({"scaleDown": {}, "headroom": 2}, f"{PATH}.headroom is not for"),
+        ({"scaleDown": {}, "minReplicas": 2}, f"{PATH}.minReplicas is not for"),
+        ({"scaleDown": {}, "warmUp": {}}, f"{PATH}.warmUp is not for"),
+    ],
+    ids=repr,
+)
+def test_what_kserve_does_itself_is_refused_with_the_line_to_write(written: Any, words: str) -> None:
+    (problem,) = parse_rollout(service(written)).problems
+
+    assert words in problem.message
+
+
+def service(capacity: Any) -> dict[str, Any]:
+    found = rollout(capacity)
+    found["spec"]["target"] = {"llmInferenceService": {"name": "v2"}}
+    found["spec"]["traffic"] = {"llmInferenceServiceGroup": {"group": "mymodel"}}
+    return found

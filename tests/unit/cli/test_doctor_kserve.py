@@ -66,3 +66,13 @@ async def test_argo_cd_compares_the_weights_of_its_members_and_not_those_of_othe
 
     assert "Application v2: any sync resets the weights of a canary in flight" in said
     assert "Application other" not in said
+
+
+async def test_a_weight_that_is_too_coarse_for_a_step_is_warned_of() -> None:
+    cluster = grouped(v2=ready("v2") | {"spec": member("v2", 9)["spec"]})
+    steps = cluster.objects[kinds.ROLLOUT]["demo"]["spec"]["strategy"]["canary"]
+    steps["steps"] = [{"setWeight": 1}]
+    said = await told(cluster)
+
+    assert "WARN LLMInferenceService v2 has weight 9 in Git, too coarse for 1%" in said
+    assert "write weight: 99 in Git, or have the sync ignore weights" in said

@@ -42,3 +42,15 @@ def test_what_is_wrong_with_a_member_is_found_in_the_files(
 
 def test_the_example_has_no_finding(tmp_path: Path) -> None:
     assert "0 problems, 0 hints" in linted(tmp_path)
+
+
+def test_a_weight_that_a_sync_would_reset_to_more_traffic_is_hinted_with_one_that_would_not(
+    tmp_path: Path,
+) -> None:
+    edits = ("weight: 10000 ", "weight: 9 "), ("setWeight: 10\n", "setWeight: 1\n")
+
+    assert (
+        "LLMInferenceService mymodel-v1 has weight 9 in Git, too coarse for 1%: a sync that resets it makes that 10% "
+        "until it is restored; write weight: 99"
+    ) in " ".join(linted(tmp_path, *edits).split())
+    assert "0 problems, 0 hints" in linted(tmp_path, ("weight: 10000 ", "weight: 99 "))

@@ -105,7 +105,7 @@ def test_a_canary_that_no_longer_fits_is_named_in_the_words_of_kserve() -> None:
     )
 
     assert f"{CANARY} serves another" in condition(sim, "TargetReady")["message"]
-    assert weights(sim)[CANARY] == 1111
+    assert weights(sim)[CANARY] == 1
 
 
 def test_nothing_falls_to_0_before_who_serves_instead_is_looked_at() -> None:
@@ -123,8 +123,8 @@ def test_nothing_falls_to_0_before_who_serves_instead_is_looked_at() -> None:
         plan=late,
     )
 
-    assert seen == [1111]
-    assert weights(sim)[CANARY] == 1111
+    assert seen == [1]
+    assert weights(sim)[CANARY] == 1
 
 
 def test_the_event_says_that_it_is_the_group() -> None:

@@ -18,12 +18,18 @@ from rollouts.engine.rollout_spec import GroupTraffic
 from rollouts.engine.rollout_status import WayBack
 from rollouts.objects import kinds
 from rollouts.traffic import service_group
+from rollouts.traffic.group_shares import after_reset, fine_weight, next_write, pair
 from rollouts.traffic.reading import Reader
-from rollouts.traffic.service_group import next_write, service_identity
+from rollouts.traffic.service_group import service_identity
 from rollouts.traffic.writes import JsonPatch, RenderRefusal
 from rollouts.units import FULL, ZERO, Weight, parse_weight
 
 Object = dict[str, Any]
+MARK = "inferencerollouts.dev~1declared-weight"
+WRITTEN = {
+    "manager": "inference-rollouts",
+    "fieldsV1": {"f:spec": {"f:router": {"f:route": {"f:weight": {}}}}},
+}
 SPEC = GroupTraffic(kind="LLMInferenceService", name="mymodel")
 V1, V2 = service_identity("v1"), service_identity("v2")
 
@@ -60,7 +66,7 @@ def weights(obj: Object) -> dict[str, int]:
 def applied(obj: Object, patch: JsonPatch) -> Object:
     """The group after a write, which must be of one member's present version and of this group."""
     one = copy.deepcopy(dict(service_group.member(obj, patch.name) or {}))
-    version, same, write = patch.operations
+    version, same, *kept, write = patch.operations
     assert version == {
         "op": "test",
         "path": "/metadata/resourceVersion",
@@ -68,7 +74,12 @@ def applied(obj: Object, patch: JsonPatch) -> Object:
     }
     assert same == {"op": "test", "path": "/spec/router/route/group", "value": "mymodel"}
     assert write["path"] == "/spec/router/route/weight"
+    before = one["spec"]["router"]["route"]["weight"]
+    for mark in kept:  # what the first write of ours keeps of what somebody else gave
+        assert mark == {"op": "add", "path": f"/metadata/annotations/{MARK}", "value": str(before)}
+        one["metadata"]["annotations"][service_group.DECLARED] = mark["value"]
     one["spec"]["router"]["route"]["weight"] = write["value"]
+    one["metadata"]["managedFields"] = [WRITTEN]
     found = service_group.with_member(obj, one)
     assert found is not None
     return found
@@ -114,16 +125,19 @@ def given_back(obj: Object, way: WayBack, limit: Weight = ZERO) -> list[dict[str
         (10_000, 0, "10%", [(10_000, 1111)]),  # stable's weight stays: one write
         (10_000, 1111, "50%", [(10_000, 10_000)]),
         (10_000, 10_000, "10%", [(10_000, 1111)]),
+        (9, 0, "10%", [(9, 1)]),  # fine enough
         (
             9,
             0,
-            "10%",
-            [(10_000, 0), (10_000, 1111)],
-        ),  # too coarse: scaled up front, by a write that keeps the share
-        (990_000, 0, "1%", [(990_000, 101), (10_000, 101)]),  # what a promotion from 99 % left is no base
+            "1%",
+            [(99, 0), (99, 1)],
+        ),  # too coarse: the least numbers, by a write that keeps the share first
+        (300, 0, "1%", [(300, 3), (297, 3)]),  # the next below that says it
+        (990_000, 0, "1%", [(990_000, 10_000)]),
+        (9, 9, "100%", [(9, 10_000), (0, 10_000)]),  # so that stable, set to 9 again, has next to nothing
         (10_000, 10_000, "100%", [(0, 10_000)]),
         (10_000, 0, "100%", [(10_000, 10_000), (0, 10_000)]),  # the canary first
-        (10_000, 1111, "99.9%", [(10_000, 1_000_000), (1001, 1_000_000)]),  # beyond the greatest weight: both
+        (10_000, 1111, "99.9%", [(10_000, 999_999), (1001, 999_999)]),  # beyond the greatest weight: both
         (0, 10_000, "50%", [(10_000, 10_000)]),
         (0, 10_000, "0%", [(10_000, 10_000), (10_000, 0)]),  # stable is back before the canary is gone
         (0, 0, "0%", [(10_000, 0)]),
@@ -273,24 +287,75 @@ BOUNDED = st.integers(min_value=0, max_value=1_000_000)
     canary=BOUNDED,
     weight=st.integers(min_value=0, max_value=10_000),
     joint=st.sampled_from([0, 0, 100, 9000, 1_000_000]),
+    grain=BOUNDED,
 )
 @settings(max_examples=400, deadline=None)
 def test_no_state_in_between_gives_the_canary_more_than_before_or_than_is_asked(
-    stable: int, canary: int, weight: int, joint: int
+    stable: int, canary: int, weight: int, joint: int, grain: int
 ) -> None:
     live = {"v1": stable, "v2": canary}
     most = max(_share(live), Fraction(weight, FULL))
     for _ in range(4):
-        step = next_write(live, "v1", "v2", Weight(weight), joint)
+        step = next_write(live, "v1", "v2", Weight(weight), joint, grain)
         if step is None:
             break
         live[step[0]] = step[1]
         assert 0 <= step[1] <= 1_000_000
         assert _share(live) <= most + Fraction(1, joint or 10_000)
-    assert next_write(live, "v1", "v2", Weight(weight), joint) is None
+    assert next_write(live, "v1", "v2", Weight(weight), joint, grain) is None
     assert abs(_share(live) - Fraction(weight, FULL)) <= Fraction(1, 2 * (joint or 10_000))
     if not joint:
         assert round(_share(live) * FULL) == weight
+
+
+@given(weight=st.integers(min_value=1, max_value=9_999), grain=st.integers(min_value=1, max_value=1_000_000))
+@settings(max_examples=400, deadline=None)
+def test_a_stable_that_is_reset_leaves_the_canary_at_what_is_asked_wherever_whole_numbers_can_say_it(
+    weight: int, grain: int
+) -> None:
+    stable, canary = pair(Weight(weight), grain)
+    became, exact = Fraction(canary, grain + canary), Fraction(weight, FULL)
+
+    assert after_reset(Weight(weight), grain) == became
+    if stable <= grain:
+        assert became <= exact + Fraction(1, 2 * FULL)
+    else:  # no smaller numbers say it exactly
+        assert Fraction(canary, stable + canary) == exact
+        assert canary == exact.numerator
+        assert grain < exact.denominator - exact.numerator
+
+
+def test_how_far_a_reset_raises_the_canary_is_known_before() -> None:
+    assert after_reset(parse_weight("1%"), 9) == Fraction(1, 10)
+    assert after_reset(parse_weight("10%"), 9) == Fraction(1, 10)
+    assert after_reset(parse_weight("50%"), 10_000) == Fraction(1, 2)
+    assert after_reset(parse_weight("10%"), 0) == 1
+    assert (after_reset(ZERO, 9), after_reset(FULL, 9)) == (0, 1)
+    assert fine_weight([parse_weight(one) for one in ("1%", "10%", "50%", "100%")], 9) == 99
+    assert fine_weight([parse_weight("1%")], 100) == 198
+    assert fine_weight([parse_weight("0.01%"), parse_weight("0.03%")], 9) == 10_000
+
+
+def test_what_somebody_else_gave_stable_is_what_the_next_share_is_measured_by() -> None:
+    obj, shares = group(member("v1", 9), member("v2", 0)), []
+    for weight in ("1%", "10%", "50%"):
+        desired = DesiredTraffic(stable=V1, canary=V2, weight=parse_weight(weight))
+        while (patch := carrier().render(obj, desired)) is not None:
+            obj = applied(obj, patch)
+        shares.append(tuple(weights(obj).values()))
+
+    assert shares == [(99, 1), (9, 1), (9, 9)]
+    marks = [
+        one["metadata"]["annotations"].get(service_group.DECLARED) for one in service_group.members_of(obj)
+    ]
+    assert marks == ["9", None]  # the canary came with nothing, and what it has is ours
+    theirs = copy.deepcopy(dict(service_group.member(obj, "v1") or {}))
+    theirs["spec"]["router"]["route"]["weight"] = 20
+    theirs["metadata"]["managedFields"] = [{**WRITTEN, "manager": "kubectl-edit"}]
+    assert (
+        service_group.declared(service_group.member(obj, "v1") or {}),
+        service_group.declared(theirs),
+    ) == (9, 20)
 
 
 def _share(live: dict[str, int]) -> Fraction:
