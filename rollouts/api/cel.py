@@ -14,6 +14,7 @@ from rollouts.carriers import (
     TargetKind,
     kinds_for,
     listed,
+    stopped_targets,
     target_kinds,
 )
 from rollouts.units import POD_COUNT
@@ -138,7 +139,7 @@ OWN_COMPANION = "is the pool itself: name the pool of the version whose pods it 
 CAPACITY_NEEDS_POOL = (
     f"needs {listed([f'target.{field}' for field in _SCALED], 'or')}: {', and '.join(_UNSCALED)}"
 )
-STOPPED_KINDS = [kind for kind in target_kinds() if isinstance(kind, StoppedTargetKind)]
+STOPPED_KINDS = stopped_targets(target_kinds())
 _BY_GATEWAY = [kind.field for kind in target_kinds() if not kind.by_picker]
 STICKY_WITHOUT_POOL = "is for adapters and variants: all else is split by the gateway"
 

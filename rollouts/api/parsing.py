@@ -17,7 +17,7 @@ from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.spec_rules import check_spec, read_capacity, read_window
 from rollouts.api.status import read_status
 from rollouts.api.strategies import StrategyRef, effective_spec, strategy_ref
-from rollouts.carriers import StoppedTargetKind, asked, given
+from rollouts.carriers import asked, given, stopped_targets
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
@@ -290,7 +290,7 @@ def _losers(model: RolloutSpecModel) -> dict[str, Any]:
     if capacity is None:
         return {}
     read = read_capacity(capacity)
-    stops = any(isinstance(kind, StoppedTargetKind) for kind, _ in asked(model.target))
+    stops = stopped_targets(kind for kind, _ in asked(model.target))
     return {"stop": read.loser} if stops else {"capacity": read}
 
 

@@ -182,8 +182,8 @@ class WindowModel(ApiModel):
 
 
 class ScaleDownPolicyModel(ApiModel):
-    """What becomes of the workload of a version that lost: it is scaled down. An LLMInferenceService is stopped
-    instead, by KServe's annotation, and started again before it is rolled out anew."""
+    """What becomes of the workload of a version that lost: it is scaled down. One that somebody else
+    scales is stopped as a whole instead, and started again before it is rolled out anew."""
 
     delay: Duration = "10m"
     """How long it keeps its pods after it has no weight any more: time to go back without starting them again. Shorter
@@ -295,9 +295,8 @@ class CanaryModel(ApiModel):
     """When weight may rise; without any, always. Outside of them it stays, deadlines stand still, and analysis,
     aborts, the way back and commands go on."""
     capacity: CapacityModel | None = None
-    """Scale the canary's workload with its weight, and what lost down after the end. With `target.pool`; with
-    `target.llmInferenceService`, which KServe scales, `scaleDown` and `drainTimeout` alone: what lost is stopped.
-    Without it nobody is scaled or stopped."""
+    """Scale the canary's workload with its weight, and what lost down after the end. With `target.pool`; of
+    targets that somebody else scales, `scaleDown` and `drainTimeout` alone: what lost is stopped. Without it nobody is scaled or stopped."""
 
 
 class OwnCanaryModel(CanaryModel):

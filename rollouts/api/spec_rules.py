@@ -37,7 +37,7 @@ from rollouts.api.rollout_models import (
 )
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
-from rollouts.carriers import StoppedTargetKind, asked, given
+from rollouts.carriers import asked, given, stopped_targets
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, CompanionPool, PodCount, WarmUp, Window
 from rollouts.units import parse_pod_count
 
@@ -172,7 +172,7 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
 def _check_stop(spec: RolloutSpecModel) -> Iterator[Finding]:
     """Of versions that are stopped as a whole; fields with their defaults may have been filled in by the API server."""
     capacity, plain, path = spec.strategy.canary.capacity, CapacityModel(), f"{_CANARY}.capacity"
-    for kind in (kind for kind, _ in asked(spec.target) if isinstance(kind, StoppedTargetKind)):
+    for kind in stopped_targets(kind for kind, _ in asked(spec.target)):
         if capacity is None:
             continue
         for name, field in type(capacity).model_fields.items():

@@ -40,6 +40,7 @@ __all__ = [
     "pods_of",
     "said_split",
     "stopped_target",
+    "stopped_targets",
     "target_kinds",
 ]
 
@@ -117,10 +118,14 @@ def object_target(kind: str) -> ObjectTargetKind | None:
     return next((one for one in object_targets() if one.kind == kind), None)
 
 
+def stopped_targets(among: Iterable[TargetKind]) -> list[StoppedTargetKind]:
+    """Those whose versions are stopped and started as a whole."""
+    return [kind for kind in among if isinstance(kind, StoppedTargetKind)]
+
+
 def stopped_target(kind: str) -> StoppedTargetKind | None:
     """The kind of version of an arm where that is stopped and started as a whole; None for others."""
-    found = object_target(kind)
-    return found if isinstance(found, StoppedTargetKind) else None
+    return next((one for one in stopped_targets(target_kinds()) if one.kind == kind), None)
 
 
 def pods_of(arm: Identity) -> list[tuple[Resource, Callable[[Mapping[str, Any]], Pool]]]:

@@ -25,10 +25,10 @@ from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.llm_services import LlmService, pods_of_service, read_llm_service
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
-from rollouts.traffic import service_group, service_stop
+from rollouts.traffic import llm_service_stop, service_group
 from rollouts.traffic.fields import claim_of
-from rollouts.traffic.group_shares import after_reset, fine_weight
 from rollouts.traffic.reading import Reader
+from rollouts.traffic.service_group_shares import after_reset, fine_weight
 from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import JsonPatch, RenderRefusal, Write
 from rollouts.units import FULL, ZERO, Weight, format_weight
@@ -60,7 +60,10 @@ class GroupTrafficModel(ApiModel):
 
 class _LlmInferenceServiceTargets(StoppedTargetKind):
     field = "llmInferenceService"
-    help = "Serve from this member of the group in `traffic.llmInferenceServiceGroup`."
+    help = (
+        "Serve from this member of the group in `traffic.llmInferenceServiceGroup`. KServe scales it; with "
+        "`capacity.scaleDown` one that lost is stopped by KServe's annotation."
+    )
     model = LlmServiceTargetModel
     called = "an llmInferenceService"
     scaled_by = "KServe"
@@ -85,7 +88,7 @@ class _LlmInferenceServiceTargets(StoppedTargetKind):
         if claim_of(obj, TrafficMode.ADOPTED, rollout)[0] is not Claim.CONSENTED:
             message = f"{what} does not consent: annotate it in Git with {CONSENT_ANNOTATION}: {rollout}"
             yield Blocker(reason=Reason.ROUTE_NOT_CONSENTED, message=message)
-        if service_stop.stopped_by_us(obj, rollout):
+        if llm_service_stop.stopped_by_us(obj, rollout):
             message = f"{what} was stopped when it had lost, and is started again"
             yield Blocker(reason=Reason.SERVICE_STARTING, message=message)
         elif one.stopped:
@@ -117,16 +120,16 @@ class _LlmInferenceServiceTargets(StoppedTargetKind):
             problem = Blocker(reason=Reason.SERVICE_NOT_READY, message=f"{what} is being deleted")
         return Stoppable(
             stopped=one.stopped,
-            by_us=service_stop.stopped_by_us(obj, rollout),
+            by_us=llm_service_stop.stopped_by_us(obj, rollout),
             problem=problem,
-            used_by=service_stop.sent_by(obj, service_group.members_of(group)),
+            used_by=llm_service_stop.sent_by(obj, service_group.members_of(group)),
         )
 
     def is_stopped(self, obj: Object) -> bool:
         return read_llm_service(obj).stopped
 
     def switched(self, obj: Object, rollout: str, *, stop: bool) -> JsonPatch:
-        return service_stop.switched(obj, rollout, stop=stop)
+        return llm_service_stop.switched(obj, rollout, stop=stop)
 
     def serves(self, obj: Object, name: str) -> bool:
         one = read_llm_service(obj)

@@ -32,8 +32,8 @@ from rollouts.objects.llm_services import (
     read_llm_service,
 )
 from rollouts.traffic.fields import claim_of, last_writer
-from rollouts.traffic.group_shares import goal, next_write
 from rollouts.traffic.reading import Reader
+from rollouts.traffic.service_group_shares import goal, next_write
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.weights import MAX_WEIGHT

@@ -28,7 +28,7 @@ from rollouts.objects.llm_services import STOP_ANNOTATION, pods_of_service
 from rollouts.objects.resource import Resource
 from rollouts.runtime.clock import SystemClock
 from rollouts.traffic.fields import last_writer
-from rollouts.traffic.service_stop import STOPPED_BY
+from rollouts.traffic.llm_service_stop import STOPPED_BY
 from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -16,7 +16,7 @@ from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine import scaling
 from rollouts.objects import kinds
 from rollouts.objects.llm_services import STOP_ANNOTATION, read_llm_service
-from rollouts.traffic import group_shares, service_group, service_stop
+from rollouts.traffic import llm_service_stop, service_group, service_group_shares
 from rollouts.units import FULL
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.invariants import Invariant, check
@@ -156,7 +156,9 @@ def test_stable_that_falls_before_the_canary_has_weight_is_named(monkeypatch: py
 
 
 def test_a_canary_that_gets_more_than_is_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_shares, "pair", lambda weight, grain: (grain, max(1, grain * weight // FULL)))
+    monkeypatch.setattr(
+        service_group_shares, "pair", lambda weight, grain: (grain, max(1, grain * weight // FULL))
+    )
     found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[PROMOTED]))}
 
     assert found & {Invariant.WEIGHTS, Invariant.TRUTH, Invariant.CONVERGED}
@@ -189,7 +191,7 @@ def test_a_start_of_what_a_person_stopped_is_named(monkeypatch: pytest.MonkeyPat
     plan = FaultPlan(name="a person starts what lost, and stops it again", moves=moves, exact=False)
     found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}
     assert Invariant.STOPPED not in found
-    monkeypatch.setattr(service_stop, "stopped_by_us", lambda obj, _: read_llm_service(obj).stopped)
+    monkeypatch.setattr(llm_service_stop, "stopped_by_us", lambda obj, _: read_llm_service(obj).stopped)
 
     assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED], plan))}
 
@@ -214,7 +216,7 @@ def test_a_sync_that_resets_stable_makes_no_more_of_the_canary_than_is_documente
 
 def test_a_scale_that_makes_a_reset_dangerous_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        group_shares, "pair", lambda weight, _: (10_000, round(10_000 * weight / (FULL - weight)))
+        service_group_shares, "pair", lambda weight, _: (10_000, round(10_000 * weight / (FULL - weight)))
     )
 
     assert most_after_resets(PROMOTED) > Fraction(9, 10)

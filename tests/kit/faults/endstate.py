@@ -10,7 +10,7 @@ from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds
 from rollouts.objects.llm_services import STOP_ANNOTATION
-from rollouts.traffic.service_stop import STOPPED_BY
+from rollouts.traffic.llm_service_stop import STOPPED_BY
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.groups import PARTS, place_of

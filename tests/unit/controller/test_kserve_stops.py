@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.objects import kinds
 from rollouts.objects.llm_services import STOP_ANNOTATION
-from rollouts.traffic.service_stop import STOPPED_BY
+from rollouts.traffic.llm_service_stop import STOPPED_BY
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.moves import (
     at_step,

@@ -18,9 +18,9 @@ from rollouts.engine.rollout_spec import GroupTraffic
 from rollouts.engine.rollout_status import WayBack
 from rollouts.objects import kinds
 from rollouts.traffic import service_group
-from rollouts.traffic.group_shares import after_reset, fine_weight, next_write, pair
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.service_group import service_identity
+from rollouts.traffic.service_group_shares import after_reset, fine_weight, next_write, pair
 from rollouts.traffic.writes import JsonPatch, RenderRefusal
 from rollouts.units import FULL, ZERO, Weight, parse_weight
 
