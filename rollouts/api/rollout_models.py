@@ -295,8 +295,9 @@ class CanaryModel(ApiModel):
     """When weight may rise; without any, always. Outside of them it stays, deadlines stand still, and analysis,
     aborts, the way back and commands go on."""
     capacity: CapacityModel | None = None
-    """Scale the canary's workload with its weight, and what lost down after the end. With `target.pool`; of
-    targets that somebody else scales, `scaleDown` and `drainTimeout` alone: what lost is stopped. Without it nobody is scaled or stopped."""
+    """Scale the canary's workload with its weight, and what lost down after the end. With `target.pool`; of targets
+    that somebody else scales, `scaleDown` and `drainTimeout` alone: what lost is stopped. Without it nobody is scaled
+    or stopped."""
 
 
 class OwnCanaryModel(CanaryModel):
