@@ -41,6 +41,9 @@ impl Charset {
     /// By its name, in the spellings that Python knows; any other counts as ISO 8859-1.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
+        if name.contains(&0) {
+            return Self::Latin1; // no name of a codec, for Python
+        }
         let mut plain = Vec::with_capacity(name.len());
         let mut gap = false;
         for byte in name {
