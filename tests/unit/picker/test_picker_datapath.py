@@ -15,17 +15,10 @@ from rollouts.picker.datapath import DataPath, choose
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_auto_is_python_until_the_native_path_is_proven() -> None:
-    assert choose(DataPath.AUTO) is DataPath.PYTHON
+def test_python_is_taken_where_it_is_asked_for() -> None:
     assert choose(DataPath.PYTHON) is DataPath.PYTHON
 
 
-@pytest.fixture
-def native_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datapath, "AUTO", DataPath.NATIVE)
-
-
-@pytest.mark.usefixtures("native_first")
 def test_a_missing_native_path_is_said_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datapath, "MODULE", "not_installed_anywhere")
 
@@ -53,7 +46,7 @@ def test_a_native_path_that_cannot_be_loaded_is_said() -> None:
         choose(DataPath.NATIVE)
 
 
-@pytest.mark.usefixtures("broken", "native_first")
+@pytest.mark.usefixtures("broken")
 def test_auto_falls_back_from_one_that_cannot_be_loaded_and_says_why() -> None:
     with capture_logs() as logs:
         assert choose(DataPath.AUTO) is DataPath.PYTHON
@@ -62,7 +55,6 @@ def test_auto_falls_back_from_one_that_cannot_be_loaded_and_says_why() -> None:
     assert "cannot be loaded here" in logs[0]["reason"]
 
 
-@pytest.mark.usefixtures("native_first")
 def test_one_of_another_version_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upgrade of one of the two distributions, or an image that has a layer of the release before."""
     (tmp_path / "of_the_release_before.py").write_text('__version__ = "0.0.1"')
@@ -76,7 +68,6 @@ def test_one_of_another_version_is_not_taken(tmp_path: Path, monkeypatch: pytest
     assert "is of version 0.0.1" in logs[0]["reason"]
 
 
-@pytest.mark.usefixtures("native_first")
 @pytest.mark.skipif(find_spec(datapath.MODULE) is None, reason="the native data path is not built here")
 def test_an_installed_native_path_is_taken() -> None:
     assert choose(DataPath.NATIVE) is choose(DataPath.AUTO) is DataPath.NATIVE
