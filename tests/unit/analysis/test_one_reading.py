@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rollouts.analysis.evidence.model import Arm, CompareMetric, EvidenceSpec, GaugeSeries
@@ -10,8 +12,11 @@ from rollouts.analysis.logical import read, wanted_of
 from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 from rollouts.controller.assembly import pool_endpoints
-from rollouts.objects.pods import Pod
+from rollouts.controller.caches import Caches
+from rollouts.objects import kinds
 from rollouts.objects.pools import Pool, read_pool
+from rollouts.sources.base import ScrapeTarget
+from tests.kit.clock import VirtualClock
 
 ENGINES = range(8)
 
@@ -52,35 +57,38 @@ def test_comparisons_read_gauges_alike():
     assert wanted.sample(sample, POD_OFFER, Arm.CANARY, "p", None).gauges["kv_cache"] == pytest.approx(0.3)
 
 
-def pool(*ports: object) -> Pool:
+def pool_object(*ports: object) -> dict[str, Any]:
     spec = {"selector": {"matchLabels": {"app": "x"}}, "targetPorts": [{"number": port} for port in ports]}
-    api = "inference.networking.k8s.io/v1"
-    return read_pool({"apiVersion": api, "metadata": {"name": "dp", "namespace": "ns"}, "spec": spec})
+    meta = {"name": "dp", "namespace": "ns", "uid": "dp", "resourceVersion": "1"}
+    return {"apiVersion": kinds.POOL_V1.api_version, "metadata": meta, "spec": spec}
 
 
-class OnePool:
-    """The pool and its pods, as the caches hold them."""
+def pool(*ports: object) -> Pool:
+    return read_pool(pool_object(*ports))
 
-    def __init__(self, found: Pool) -> None:
-        self.found = found
 
-    def pool(self, *_: str) -> Pool:
-        return self.found
+def pod_object(name: str, ip: str, *, ready: bool) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1", "labels": {"app": "x"}}
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    return {"metadata": meta, "spec": {}, "status": {"podIP": ip, "conditions": conditions}}
 
-    def endpoints(self, _: Pool) -> list[Pod]:
-        return [Pod(name="a", ip="10.0.0.1", ready=True), Pod(name="b", ip="10.0.0.2", ready=False)]
+
+def scraped(*ports: object) -> list[ScrapeTarget]:
+    """What is asked of a pool with these ports, a Ready pod and one that is not."""
+    caches = Caches(None, VirtualClock())  # type: ignore[arg-type]
+    caches.pools[kinds.POOL_V1.group].apply(pool_object(*ports))
+    caches.pods.apply(pod_object("a", "10.0.0.1", ready=True))
+    caches.pods.apply(pod_object("b", "10.0.0.2", ready=False))
+    return pool_endpoints(caches)("ns", ArmRef(kind="InferencePool", group=kinds.POOL_V1.group, name="dp"))
 
 
 def test_every_target_port_is_a_process_of_its_pod():
-    arm = ArmRef(kind="InferencePool", group="g", name="dp")
-    found = pool_endpoints(OnePool(pool(8000, 8001, 8002)))("ns", arm)  # type: ignore[arg-type]
-
-    assert [(one.pod, one.owner, one.port) for one in found] == [
+    assert [(one.pod, one.owner, one.port) for one in scraped(8000, 8001, 8002)] == [
         ("a:8000", "a", 8000),
         ("a:8001", "a", 8001),
         ("a:8002", "a", 8002),
     ]
-    assert [one.pod for one in pool_endpoints(OnePool(pool(8000)))("ns", arm)] == ["a"]  # type: ignore[arg-type]
+    assert [one.pod for one in scraped(8000)] == ["a"]
 
 
 @pytest.mark.parametrize(

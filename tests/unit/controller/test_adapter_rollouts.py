@@ -12,15 +12,13 @@ from rollouts.kube.client import Resource
 from rollouts.lab.controlplane import minimal
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
-from tests.kit.faults import cluster as cluster_module
-from tests.kit.faults.cluster import NAMESPACE, Cluster, installed_crds
+from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.moves import at_step, command, phase
 from tests.kit.faults.objects import STABLE, base_objects, rollout_object
 from tests.kit.faults.process import Assembler
 from tests.kit.faults.simulation import CLEAN, Condition, Move, Scenario, Simulation
 
 Object = dict[str, Any]
-CRDS = installed_crds()
 V1, V2 = "travel-helper-v1", "travel-helper-v2"
 STEPS: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 CONSENT = {"inferencerollouts.dev/managed-by": "mymodel"}
@@ -85,8 +83,9 @@ def run(
     goal: Condition,
     *moves: Move,
     assembler: Assembler | None = None,
+    reshape: Callable[[Object], Object] | None = None,
 ) -> Simulation:
-    scenario = Scenario(name="adapter", setup=prepare, moves=moves, goal=goal)
+    scenario = Scenario(name="adapter", setup=prepare, moves=moves, goal=goal, reshape=reshape)
     made: list[Simulation] = []
 
     async def whole() -> bool:
@@ -387,17 +386,25 @@ def picker_pod(cluster: Cluster, *, ours: bool) -> None:
 # --- dialects --------------------------------------------------------------------------------------
 
 
-def serve_only(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One rewrite CRD, of the version that knows this field."""
-    others = tuple(crd for crd in CRDS if crd["spec"]["names"]["kind"] != "InferenceModelRewrite")
-    wanted = minimal.rewrite_crd(kinds.REWRITE_X.group, field)
-    monkeypatch.setattr(cluster_module, "installed_crds", lambda: (*others, wanted))
+def with_targets(crd: Object) -> Object:
+    """The rewrite CRD of the version that knows ``targets``."""
+    return _rewrite_with(crd, "targets")
 
 
-@pytest.mark.parametrize("field", ["targets", "split"])
+def with_split(crd: Object) -> Object:
+    """The rewrite CRD of the version that knows ``split``."""
+    return _rewrite_with(crd, "split")
+
+
+def _rewrite_with(crd: Object, field: str) -> Object:
+    if crd["spec"]["names"]["kind"] != kinds.REWRITE_X.kind:
+        return crd
+    return minimal.rewrite_crd(kinds.REWRITE_X.group, field)
+
+
+@pytest.mark.parametrize(("field", "crds"), [("targets", with_targets), ("split", with_split)])
 @pytest.mark.parametrize("managed", [False, True], ids=["adopted", "managed"])
-def test_a_rewrite_is_written_in_the_dialect_that_the_server_keeps(field, managed, monkeypatch):
-    serve_only(field, monkeypatch)
+def test_a_rewrite_is_written_in_the_dialect_that_the_server_keeps(field, crds, managed):
     objects: list[tuple[Resource, Object]] = [
         (kinds.ROLLOUT, rollout("inferenceModelRewrite", target={"name": V2}))
     ]
@@ -405,7 +412,7 @@ def test_a_rewrite_is_written_in_the_dialect_that_the_server_keeps(field, manage
         objects.append((kinds.REWRITE_X, rewrite(kinds.REWRITE_X, field, (V1, 100))))
     else:
         objects[0][1]["spec"]["stableHint"] = V1
-    simulation = run(setup(*objects), stable_is(V2), PROMOTE)
+    simulation = run(setup(*objects), stable_is(V2), PROMOTE, reshape=crds)
 
     found = simulation.cluster.get(kinds.REWRITE_X, "loramodel")
     assert found is not None
@@ -415,8 +422,7 @@ def test_a_rewrite_is_written_in_the_dialect_that_the_server_keeps(field, manage
         assert rules[1][field] == [{"modelRewrite": "x"}]  # not ours
 
 
-def test_a_rewrite_dialect_that_the_installed_picker_cannot_honour_is_reported(monkeypatch):
-    serve_only("split", monkeypatch)
+def test_a_rewrite_dialect_that_the_installed_picker_cannot_honour_is_reported():
     objects = (
         (kinds.ROLLOUT, rollout("inferenceModelRewrite")),
         (kinds.REWRITE_X, rewrite(kinds.REWRITE_X, "split", (V1, 100))),
@@ -426,7 +432,7 @@ def test_a_rewrite_dialect_that_the_installed_picker_cannot_honour_is_reported(m
         setup(*objects)(cluster)
         picker_pod(cluster, ours=False)
 
-    simulation = run(foreign, phase("WaitingForTarget"))
+    simulation = run(foreign, phase("WaitingForTarget"), reshape=with_split)
     assert simulation.status["reason"] == "PickerDialect"
     assert "no released picker reads the `split`" in simulation.status["message"]
 
@@ -434,7 +440,7 @@ def test_a_rewrite_dialect_that_the_installed_picker_cannot_honour_is_reported(m
         setup(*objects)(cluster)
         picker_pod(cluster, ours=True)
 
-    assert run(ours, stable_is(V2), PROMOTE).status["phase"] == "Healthy"
+    assert run(ours, stable_is(V2), PROMOTE, reshape=with_split).status["phase"] == "Healthy"
 
 
 # --- one name, several contents --------------------------------------------------------------------
