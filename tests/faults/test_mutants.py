@@ -46,7 +46,7 @@ from rollouts.objects.pods import PickerPod
 from rollouts.traffic import backends, httproute, parents
 from rollouts.traffic import wayback as way_back
 from rollouts.units import ZERO, Weight
-from tests.kit.faults.invariants import OF_CAPACITY, OF_REPLICAS, Invariant, check
+from tests.kit.faults.invariants import OF_CAPACITY, OF_GROUPS, OF_REPLICAS, Invariant, check
 from tests.kit.faults.plans import FaultClass, enumerate_plans
 from tests.kit.faults.scenarios import SCENARIOS
 from tests.kit.faults.simulation import CLEAN, Run, simulate
@@ -625,4 +625,4 @@ def test_interleaved_epochs_are_caught() -> None:
 def test_every_invariant_has_a_mutant() -> None:
     caught = {mutant.caught_by for mutant in MUTANTS} | {Invariant.EPOCHS}
 
-    assert caught == set(Invariant) - OF_CAPACITY - OF_REPLICAS
+    assert caught == set(Invariant) - OF_CAPACITY - OF_GROUPS - OF_REPLICAS

@@ -44,7 +44,7 @@ from tests.kit.faults.source import Answer
 from tests.kit.faults.truth import condition, untrue_statuses
 from tests.kit.faults.wayback import hushed_refusals, open_ways_back
 
-__all__ = ["OF_CAPACITY", "OF_REPLICAS", "Invariant", "Violation", "check"]
+__all__ = ["OF_CAPACITY", "OF_GROUPS", "OF_REPLICAS", "Invariant", "Violation", "check"]
 
 Object = dict[str, Any]
 
@@ -104,6 +104,9 @@ class Invariant(Enum):
 
 OF_REPLICAS = frozenset({Invariant.OBEYED, Invariant.HEARD})
 """Those that need several replicas of a picker; the others hold of every Rollout."""
+
+OF_GROUPS = frozenset({Invariant.STOPPED})
+"""Those that need members of a group, with bugs planted in test_service_plans."""
 
 OF_CAPACITY = frozenset(
     (
