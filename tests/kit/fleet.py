@@ -41,6 +41,8 @@ class Fleet:
     warm_waiting: int = 0
     warm_problem: str = ""
     accelerators: int = 0
+    stops: bool = False
+    """It is stopped and started as a whole; stopped by us where the last write of ours said so."""
     """Of each pod."""
     version: int = 1
     scales: list[int] = field(default_factory=list)
@@ -82,7 +84,7 @@ class Fleet:
             )
         pending = self.pods.count(PodState.PENDING)
         return WorkloadView(
-            what=f"Deployment {self.name}",
+            what=f"{'Service' if self.stops else 'Deployment'} {self.name}",
             resource_version=str(self.version),
             replicas=self.replicas,
             live=self.live,
@@ -99,6 +101,8 @@ class Fleet:
             warm_problem=self.warm_problem,
             accelerators=self.accelerators * (self.live - pending),
             drain=self.drain if self.drain is not None else self._gauges(drained=asked),
+            stops=self.stops,
+            stopped_by_us=self.stops and not self.replicas and self.scales[-1:] == [0],
         )
 
     def _gauges(self, *, drained: bool) -> DrainView | None:

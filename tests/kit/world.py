@@ -158,6 +158,7 @@ def spec(
             "allow_no_traffic",
             "windows",
             "capacity",
+            "stop",
         )
         if name in fields
     }

@@ -553,7 +553,9 @@ def test_a_form_in_another_charset_is_read_as_latin_1(objects: Any, charset: str
     utf8 = Door(objects, objects.rewrite({"v2": 1}, model="modèle".encode().decode("latin-1")))
 
     got = door.post(body, typed(FORM + b"; charset=" + charset.encode()))
-    also = utf8.post(part("modèle".encode(), 'name="model"') + END, typed(FORM + b"; charset=" + charset.encode()))
+    also = utf8.post(
+        part("modèle".encode(), 'name="model"') + END, typed(FORM + b"; charset=" + charset.encode())
+    )
 
     assert got.body == body.replace("modèle".encode("latin-1"), b"v2")
     assert b"v2" in also.body
