@@ -182,7 +182,7 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     "a KServe group that no label can name": (member(group="My_Model"), "group"),
     "a KServe member with capacity": (
         lambda spec: (member()(spec), put({}, "strategy", "canary", "capacity")(spec), None)[-1],
-        "KServe scales its services itself",
+        "needs scaleDown, which stops what lost",
     ),
     "a KServe member with a sticky key": (
         lambda spec: (member()(spec), put({"header": "x"}, "strategy", "canary", "sticky")(spec), None)[-1],
