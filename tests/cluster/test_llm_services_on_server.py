@@ -229,7 +229,7 @@ async def test_what_lost_is_stopped_and_kserve_takes_its_route_away(
     ("capacity", "words"),
     [
         ({}, "needs scaleDown, which stops what lost"),
-        ({"scaleDown": {"to": 1}}, "is 0: KServe stops a service as a whole"),
+        ({"scaleDown": {"to": 1}}, "is 0: it is stopped as a whole"),
         ({"scaleDown": {}, "maxSurge": 1}, "capacity.maxSurge is not for an llmInferenceService"),
         ({"scaleDown": {}, "minStable": "50%"}, "capacity.minStable is not for"),
         ({"scaleDown": {}, "minReplicas": 2}, "capacity.minReplicas is not for"),
