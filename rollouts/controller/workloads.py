@@ -89,10 +89,13 @@ def _unknown(message: str) -> Blocker:
 def companion_identities(
     parsed: ParsedRollout, found: Mapping[Identity, tuple[Companion, ...] | Blocker]
 ) -> set[Identity]:
-    """Companions as they are named now, and as the attempt has them."""
+    """Companions as they are named now, as the attempt has them, and as the versions had them when they were stable."""
     named = (one for there in found.values() if not isinstance(there, Blocker) for one in there)
     recorded = (arm for one in _recorded(parsed) for arm in (one.stable, one.canary))
-    return {one.identity for one in named} | set(recorded)
+    kept = (
+        one for past in parsed.status.history if past.revision.identity in found for one in past.companions
+    )
+    return {one.identity for one in named} | {one.identity for one in kept} | set(recorded)
 
 
 def _recorded(parsed: ParsedRollout) -> tuple[CompanionCapacity, ...]:

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.attempt import Attempt, AttemptCapacity, CompanionCapacity
 from rollouts.engine.capacity import companion_pods, most_pods, pods_for
-from rollouts.engine.companions import companions_in_use, known_pairs
+from rollouts.engine.companions import companions_in_use, known_pairs, left_out
 from rollouts.engine.converging import asked_weight, show_live
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import forget_drains, is_scaled
@@ -217,6 +217,7 @@ def _stable_gone(draft: Draft) -> str:
 
 def _scale_up(draft: Draft, policy: Capacity) -> None:
     current, canary = draft.current, draft.current.canary.identity
+    _say_left_out(draft, canary)
     if is_unknown(draft, canary) is not None:
         return
     view, pods, before = (
@@ -258,6 +259,19 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         return
     for part in few:
         _raise(draft, part, policy)
+
+
+def _say_left_out(draft: Draft, canary: Identity) -> None:
+    """A way back begins, and a companion does not go with it: it must not wait for that, and somebody has to know."""
+    before = draft.obs.status
+    if draft.status.started_at is None or (
+        before.attempt == draft.status.attempt and before.started_at is not None
+    ):
+        return
+    for words in left_out(draft, canary):
+        draft.event(
+            EventType.WARNING, Reason.CAPACITY_UNKNOWN, f"the way back goes on without a companion: {words}"
+        )
 
 
 def _companions(draft: Draft, before: AttemptCapacity, needed: int) -> tuple[CompanionCapacity, ...]:

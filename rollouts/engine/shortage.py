@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
 from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
-from rollouts.engine.companions import known_pairs, pairs, too_large, versions_of
+from rollouts.engine.companions import is_way_back, known_pairs, pairs, too_large, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
@@ -141,8 +141,10 @@ def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
     found = pairs(draft, canary)
     if isinstance(found, Blocker):
         return found
-    arms = ((canary, draft.stable.identity), *((pair.canary, pair.stable) for pair in found))
-    for arm in (one for both in arms for one in both):
+    arms = [canary, draft.stable.identity]
+    for pair in found:  # what stable had, and may be gone, keeps no way back
+        arms += [pair.canary] if is_way_back(draft, canary) else [pair.canary, pair.stable]
+    for arm in arms:
         view = draft.obs.workloads.get(arm)
         if view is None or view.problem is not None:
             default = Blocker(
@@ -150,7 +152,7 @@ def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
             )
             return default if view is None else view.problem
     makers: dict[str, str] = {}
-    for arm in (one for both in arms for one in both):
+    for arm in arms:
         what = draft.obs.workloads[arm].what
         if what in makers:
             message = f"{what} makes the pods of {makers[what]} and of {arm.name}: give each its own"
