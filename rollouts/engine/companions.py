@@ -53,8 +53,10 @@ def pairs(draft: Draft, canary: Identity) -> tuple[Pair, ...] | Blocker:
 
     From the first step on those that the attempt began with, whatever labels and ``with`` say by now.
     """
-    current = draft.status.current
-    if current is not None and current.started_at is not None and current.capacity is not None:
+    current, stored = draft.status.current, draft.obs.status
+    # The plan that starts it decides by what is there now: the record may say what was there before it waited.
+    began = stored.attempt == draft.status.attempt and stored.started_at is not None
+    if began and current is not None and current.started_at is not None and current.capacity is not None:
         return tuple(
             Pair(
                 role=one.role,

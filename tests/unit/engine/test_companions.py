@@ -601,3 +601,20 @@ def test_pods_of_a_companion_are_not_warmed_up() -> None:
     come(made)
 
     assert made.share_of(V2) * 100 == 10
+
+
+def test_companions_that_are_named_one_after_the_other_before_the_start_all_count() -> None:
+    made = world()
+    made.companions |= {V1: (), V2: ()}
+    made.settle()
+    made.fleets[P2].scale(1)
+    made.companions[V2] = alone(P2)
+    come(made)
+    assert (made.status.reason, made.share_of(V2)) == (Reason.CAPACITY_UNKNOWN, 0)
+
+    made.companions[V1] = alone(P1)
+    come(made)
+    assert made.share_of(V2) * 100 == 10
+    made.say("promote")
+
+    assert replicas(made, V2, P2) == [4, 2]
