@@ -33,6 +33,9 @@ __all__ = [
     "versions_of",
 ]
 
+_LABEL = 63
+"""Characters of a label's value (Kubernetes, "Labels and Selectors"); a pool's name may have more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -173,9 +176,10 @@ def _unnamed(draft: Draft, stable: Identity, roles: Iterable[str]) -> dict[str, 
 
 def _alone(companion: Companion, have: Identity, lack: Identity) -> Blocker:
     role = f" of role {companion.role}" if companion.role else ""
+    label = f"label its pool inferencerollouts.dev/with: {lack.name}, or " if len(lack.name) <= _LABEL else ""
     message = (
-        f"{have.name} has the companion {companion.identity.name}{role}, and {lack.name} has none{role}: label its "
-        f"pool inferencerollouts.dev/with: {lack.name}, or name it in capacity.with (pool, of: {lack.name}); where "
+        f"{have.name} has the companion {companion.identity.name}{role}, and {lack.name} has none{role}: "
+        f"{label}name it in capacity.with (pool, of: {lack.name}); where "
         f"{lack.name} needs none, take label and entry of {companion.identity.name} away and scale it by hand"
     )
     return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)

@@ -106,6 +106,8 @@ def parts(draft: Draft, canary: Identity) -> tuple[Part, ...]:
         beside=_others(canary, draft.stable.identity, *versions_of(lost)),
         record=record,
     )
+    pairs_there = known_pairs(draft, canary)
+    roles = {pair.role for pair in pairs_there}
     beside = (
         Part(
             identity=pair.canary,
@@ -113,11 +115,16 @@ def parts(draft: Draft, canary: Identity) -> tuple[Part, ...]:
             beside=_others(
                 pair.canary,
                 pair.stable,
-                *(one.identity for one in lost if one.of is not None and one.role == pair.role),
+                # A role may have been edited since they lost.
+                *(
+                    one.identity
+                    for one in lost
+                    if one.of and (one.role == pair.role or one.role not in roles)
+                ),
             ),
             record=known.get(pair.canary),
         )
-        for pair in known_pairs(draft, canary)
+        for pair in pairs_there
     )
     return (own, *beside)
 

@@ -618,3 +618,71 @@ def test_companions_that_are_named_one_after_the_other_before_the_start_all_coun
     made.say("promote")
 
     assert replicas(made, V2, P2) == [4, 2]
+
+
+def test_a_companion_whose_label_is_taken_away_before_the_start_keeps_the_pods_that_it_was_given() -> None:
+    made = world()
+    assert replicas(made, P2) == [1]
+    made.companions |= {V1: (), V2: ()}
+    come(made)
+    made.advance(100)
+    come(made)
+
+    assert (made.share_of(V2) * 100, replicas(made, P2)) == (10, [1])
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert said == [
+        "prefill-v2 is not scaled down: it is no companion of v2 any more, and nothing took its place"
+    ]
+
+
+def test_companions_keep_their_pods_while_nobody_knows_which_stable_has() -> None:
+    made = promoted()
+    made.companions[V2] = UNKNOWN
+    for _ in range(4):
+        made.advance(70)
+        come(made)
+    assert replicas(made, V1, P1) == [0, 4]
+    assert [one.message for one in made.status.scale_downs] == ["two of them"]
+
+    made.companions[V2] = alone(P1)  # one for both versions, which is seen only now
+    made.settle()
+    assert made.status.scale_downs == ()
+
+    assert replicas(made, P1) == [4]
+
+
+def test_nor_does_that_hold_a_deletion() -> None:
+    made = promoted()
+    made.companions[V2] = UNKNOWN
+    made.finalizer = made.deleting = True
+    for _ in range(6):
+        made.settle()
+        made.now += timedelta(seconds=31)
+        for fleet in made.fleets.values():
+            fleet.settle()
+
+    assert (made.finalizer, replicas(made, V1, P1)) == (False, [0, 4])
+
+
+def test_what_lost_counts_beside_the_canary_whatever_its_role_was_then() -> None:
+    surge = PodCount(number=100, percent=True)
+    made = promoted(replace(QUICK, scale_down_delay=timedelta(hours=1), max_surge=surge))
+    made.companions |= {V2: alone(P2, "prefill"), V3: alone(P3, "prefill")}
+    to(made, "v3")
+    made.say("promoteFull")
+
+    assert replicas(made, P1, P2, P3) == [4, 4, 0]
+
+
+def test_a_version_whose_name_is_too_long_for_a_label_is_to_be_named_in_the_list() -> None:
+    made = world()
+    long = pool("v" * 64)
+    made.pools[long], made.fleets[long] = 0, Fleet.of(long.name, 0)
+    for rule in made.rules or []:
+        rule[long] = 0
+    made.settle()
+    to(made, long.name)
+
+    assert (
+        f"and {long.name} has none: name it in capacity.with (pool, of: {long.name})" in made.status.message
+    )
