@@ -401,6 +401,7 @@ def test_a_way_back_goes_by_the_companions_that_both_carried_all_traffic_with(
     assert replicas(made, V1, P1, P3) == [8, 4, 0]
     come(made)
     assert made.share_of(V1) == 1
+    made.companions[V1] = alone(P1)
     for _ in range(4):
         made.advance(70)
         come(made)

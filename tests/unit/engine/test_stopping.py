@@ -10,7 +10,7 @@ import pytest
 from rollouts.engine.observation import Blocker, Refused
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import LoserPolicy
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from tests.kit.fleet import Fleet
 from tests.kit.world import World, spec
 from tests.unit.engine.test_capacity import STEPS, V1, V2, come, to
@@ -132,3 +132,18 @@ def test_what_the_api_server_says_to_a_start_is_in_the_status() -> None:
 
     assert made.status.reason == Reason.SERVICE_STARTING
     assert "is started again; the API server refuses that: quota exceeded" in made.status.message
+
+
+def test_a_split_that_a_rollout_was_made_with_keeps_nobody_from_starting() -> None:
+    made = settled()
+    made.status = RolloutStatus()
+    made.rules = [{V1: 90, V2: 10}]
+    made.fleets[V2].scale(0)
+    made.blockers = (STARTING,)
+    assert made.spec is not None
+    made.spec = replace(made.spec, stable_hint="v1", target=replace(made.spec.target, name="v2"))
+    made.settle()
+    made.say("resume")
+    made.advance(10)
+
+    assert (made.status.reason, made.fleets[V2].scales) == (Reason.SERVICE_STARTING, [0, 1])
