@@ -13,6 +13,7 @@ from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
     "DEPENDENTS_ANNOTATION",
+    "companion_pools",
     "dependencies",
     "listed_companions",
     "permits",
@@ -82,11 +83,26 @@ def listed_companions(spec: Mapping[str, Any]) -> Iterator[Belongs]:
 def _companions(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     pairs = map(map_of, list_of(map_of(status.get("capacity")).get("companions")))
     paired = (one.get(arm) for one in pairs for arm in ("stable", "canary"))
-    for one in (*paired, *list_of(status.get("scaleDowns"))):
+    kept = (one for past in list_of(status.get("history")) for one in list_of(map_of(past).get("companions")))
+    for one in (*paired, *kept, *list_of(status.get("scaleDowns"))):
         for name in _name(one):
             yield POOL_KIND, name
     for listed in listed_companions(spec):
         yield POOL_KIND, listed.pool
+
+
+def companion_pools(obj: Mapping[str, Any]) -> set[str]:
+    """Names of the pools that work for what serves now, by the status: those of the attempt, and stable's of the past.
+
+    ``capacity.with`` may be in a shared strategy, or have changed since.
+    """
+    status = map_of(obj.get("status"))
+    arms = ("stable",) if status.get("aborted") else ("stable", "canary")
+    paired = map(map_of, list_of(map_of(status.get("capacity")).get("companions")))
+    found = {name for one in paired for arm in arms for name in _name(one.get(arm))}
+    stable = map_of(status.get("stable")).get("name")
+    past = (one for one in map(map_of, list_of(status.get("history"))) if one.get("name") == stable)
+    return found | {name for one in past for kept in list_of(one.get("companions")) for name in _name(kept)}
 
 
 def serving_pools(obj: Mapping[str, Any]) -> set[str]:

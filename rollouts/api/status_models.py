@@ -412,6 +412,15 @@ class DecidedApprovalModel(ApiModel):
     """What it said."""
 
 
+class KeptCompanionModel(CompanionRefModel):
+    """A companion of a version that carried all traffic."""
+
+    role: Short = ""
+    """What tells several companions of a version apart."""
+    pods: Number = 0
+    """Its pods then."""
+
+
 class HistoryModel(ArmModel):
     """A candidate that ended."""
 
@@ -429,6 +438,8 @@ class HistoryModel(ArmModel):
     """What was approved or denied in that attempt."""
     pods: Number = 0
     """Pods that carried all traffic, where workloads were scaled: a way back in the rollback window goes by them."""
+    companions: Annotated[list[KeptCompanionModel], Field(max_length=8)] = Field(default=[])
+    """Companions that it had then: a way back goes by them, whatever labels and lists say by now."""
 
 
 class EntryModel(ApiModel):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
-from rollouts.api.references import serving_pools
+from rollouts.api.references import companion_pools, serving_pools
 from rollouts.carriers import StoppedTargetKind, kind_of, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.companions import companion_views
@@ -22,6 +22,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.accelerators import accelerators
+from rollouts.objects.companions import belongs
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
@@ -89,10 +90,13 @@ def _unknown(message: str) -> Blocker:
 def companion_identities(
     parsed: ParsedRollout, found: Mapping[Identity, tuple[Companion, ...] | Blocker]
 ) -> set[Identity]:
-    """Companions as they are named now, and as the attempt has them."""
+    """Companions as they are named now, as the attempt has them, and as the versions had them when they were stable."""
     named = (one for there in found.values() if not isinstance(there, Blocker) for one in there)
     recorded = (arm for one in _recorded(parsed) for arm in (one.stable, one.canary))
-    return {one.identity for one in named} | set(recorded)
+    kept = (
+        one for past in parsed.status.history if past.revision.identity in found for one in past.companions
+    )
+    return {one.identity for one in named} | {one.identity for one in kept} | set(recorded)
 
 
 def _recorded(parsed: ParsedRollout) -> tuple[CompanionCapacity, ...]:
@@ -355,6 +359,20 @@ class WorkloadViews:
         pods = list(filter(counts, self._caches.holding_pods(pool)))
         return _left(_unknown(f"{arm.kind} {arm.name} is gone"), pods, pool) if pods else None
 
+    def _rollout_with(self, parsed: ParsedRollout, pool: Pool) -> str:
+        """Another Rollout that serves from the pool, or from one that the pool belongs to; empty: none."""
+        raw = self._caches.pools[pool.group].get(ObjectKey(pool.namespace, pool.name))
+        said = belongs(raw) if raw is not None else None
+        names = {pool.name} | ({said.of} if said is not None else set())
+        keys = {key for name in names for key in self._caches.rollouts_of_pool(pool.namespace, name)}
+        for key in sorted(keys - {ObjectKey(parsed.namespace, parsed.name)}):
+            other = self._caches.rollouts.get(key)
+            if other is not None and (
+                not names.isdisjoint(serving_pools(other)) or pool.name in companion_pools(other)
+            ):
+                return key.name
+        return ""
+
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
 
@@ -367,10 +385,7 @@ class WorkloadViews:
             if not named.isdisjoint(weighted_pools(others.get("spec"), str(route["metadata"]["namespace"]))):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:
-            for key in sorted(self._caches.rollouts_of_pool(one.namespace, one.name)):
-                other = self._caches.rollouts.get(key)
-                mine = key == ObjectKey(parsed.namespace, parsed.name)
-                if not mine and other is not None and one.name in serving_pools(other):
-                    return f"Rollout {key.name}"
+            if user := self._rollout_with(parsed, one):
+                return f"Rollout {user}"
         mirror = mirroring_route(self._caches, pool, pools, workload)
         return f"a mirror of HTTPRoute {mirror}" if mirror else ""

@@ -11,10 +11,17 @@ from rollouts.engine.obeying import serving
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.returning import begin_return, shortfall
-from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
+from rollouts.engine.rollout_status import (
+    HistoryEntry,
+    KeptCompanion,
+    Outcome,
+    Phase,
+    SettledBy,
+    WeightStatus,
+)
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.unmatched import served_instead
-from rollouts.engine.versions import Revision
+from rollouts.engine.versions import Identity, Revision
 from rollouts.engine.wayback import return_canaries
 from rollouts.units import FULL, ZERO, format_weight
 
@@ -98,12 +105,13 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
 def promote(draft: Draft) -> None:
     """The canary becomes stable by swapping the reference; nothing is reloaded (design rule 5)."""
     canary, stable = draft.current.canary, draft.stable
+    kept = _companions(draft, canary.identity)
     history = _retire(draft.status.history, stable, draft)
     draft.set(history=history)
     draft.record(canary, Outcome.PROMOTED, f"promoted{_overridden(draft)}{_approved(draft)}")
     *former, promoted = draft.status.history
     pods = draft.current.capacity.wanted if draft.current.capacity is not None else 0
-    draft.set(history=(*former, replace(promoted, pods=pods)))
+    draft.set(history=(*former, replace(promoted, pods=pods, companions=kept)))
     message = f"{canary.label} is stable; {stable.label} was stable before"
     draft.set(stable=canary, current=None, weight=WeightStatus(desired=FULL, applied=FULL), way_back=())
     draft.release()
@@ -137,7 +145,21 @@ def _retire(history: tuple[HistoryEntry, ...], stable: Revision, draft: Draft) -
         if old.revision.identity == stable.identity and old.outcome is Outcome.PROMOTED:
             entry = replace(old, stable_until=draft.now)
     pods = draft.current.capacity.stable_at_start if draft.current.capacity is not None else 0
-    return (*known, replace(entry, pods=pods))[-HISTORY_LIMIT:]
+    kept = _companions(draft, stable.identity)
+    return (*known, replace(entry, pods=pods, companions=kept))[-HISTORY_LIMIT:]
+
+
+def _companions(draft: Draft, arm: Identity) -> tuple[KeptCompanion, ...]:
+    """What a version of this attempt has of companions; those that it had before where the attempt went without."""
+    capacity, before = draft.current.capacity, draft.status.promoted(arm)
+    is_canary = arm == draft.current.canary.identity
+    found = tuple(
+        KeptCompanion(identity=one.canary, role=one.role, pods=one.wanted)
+        if is_canary
+        else KeptCompanion(identity=one.stable, role=one.role, pods=one.stable_at_start)
+        for one in (capacity.companions if capacity is not None else ())
+    )
+    return found or (before.companions if before is not None else ())
 
 
 def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:

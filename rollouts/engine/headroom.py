@@ -12,7 +12,6 @@ from fractions import Fraction
 from rollouts.engine.capacity import most_pods
 from rollouts.engine.observation import Observation, WorkloadView
 from rollouts.engine.rollout_spec import Capacity
-from rollouts.engine.rollout_status import HistoryEntry, Outcome
 from rollouts.engine.versions import Identity
 
 __all__ = ["for_way_back"]
@@ -24,7 +23,9 @@ def for_way_back(obs: Observation) -> Observation:
     policy = spec.canary.capacity if spec is not None else None
     if spec is None or policy is None or stable is None:
         return obs
-    entry, now = _entry(obs, _wanted(obs)), _entry(obs, stable.identity)
+    wanted = _wanted(obs)
+    entry = obs.status.promoted(wanted) if wanted is not None else None
+    now = obs.status.promoted(stable.identity)
     if entry is None or now is None or entry.stable_until is None or not (entry.pods and now.pods):
         return obs
     headroom = _within(policy, Fraction(entry.pods, now.pods), _stable_pods(obs, stable.identity))
@@ -38,15 +39,6 @@ def _wanted(obs: Observation) -> Identity | None:
     if current is None:
         return obs.target
     return current.canary.identity if current.skip_gates else None
-
-
-def _entry(obs: Observation, arm: Identity | None) -> HistoryEntry | None:
-    found = [
-        one
-        for one in obs.status.history
-        if one.outcome is Outcome.PROMOTED and arm is not None and one.revision.identity == arm
-    ]
-    return found[-1] if found else None
 
 
 def _stable_pods(obs: Observation, stable: Identity) -> int:

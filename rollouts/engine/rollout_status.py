@@ -26,6 +26,7 @@ __all__ = [
     "EntryRef",
     "HistoryEntry",
     "HoldReason",
+    "KeptCompanion",
     "Notice",
     "Outcome",
     "Phase",
@@ -204,6 +205,15 @@ class CommandRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptCompanion:
+    """A companion that a version had when it carried all traffic, with its pods then."""
+
+    identity: Identity
+    role: str = ""
+    pods: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
     """One candidate that ended, newest last, bounded."""
 
@@ -218,6 +228,8 @@ class HistoryEntry:
     """What was approved or denied in the attempt."""
     pods: int = 0
     """Of promoted revisions: the pods that carried all traffic, where workloads were scaled; 0: not known."""
+    companions: tuple[KeptCompanion, ...] = ()
+    """Likewise, of the companions that it had then: a way back needs no label and no list for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,6 +463,15 @@ class RolloutStatus:
         """Whether this version was stable within the rollback window: a way back to it skips steps and gates."""
         ends = (one.stable_until for one in self.history if one.revision.identity == identity)
         return any(until is not None and now < until + window for until in ends)
+
+    def promoted(self, identity: Identity) -> HistoryEntry | None:
+        """The last time that this version became stable, as far as the history goes back."""
+        found = (
+            one
+            for one in reversed(self.history)
+            if one.outcome is Outcome.PROMOTED and one.revision.identity == identity
+        )
+        return next(found, None)
 
     @property
     def arms(self) -> tuple[Revision, ...]:

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.attempt import Attempt, AttemptCapacity, CompanionCapacity
 from rollouts.engine.capacity import companion_pods, most_pods, pods_for
-from rollouts.engine.companions import companions_in_use, known_pairs
+from rollouts.engine.companions import companions_in_use, is_way_back, known_pairs, left_out
 from rollouts.engine.converging import asked_weight, show_live
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import forget_drains, is_scaled
@@ -29,7 +29,7 @@ from rollouts.engine.lending import (
     settle_stable,
     take_back,
 )
-from rollouts.engine.observation import WorkloadView
+from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import pods_missed
 from rollouts.engine.rollout_spec import Capacity, LoserPolicy, OnDelete
@@ -217,6 +217,7 @@ def _stable_gone(draft: Draft) -> str:
 
 def _scale_up(draft: Draft, policy: Capacity) -> None:
     current, canary = draft.current, draft.current.canary.identity
+    _say_left_out(draft, canary)
     if is_unknown(draft, canary) is not None:
         return
     view, pods, before = (
@@ -260,6 +261,19 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         _raise(draft, part, policy)
 
 
+def _say_left_out(draft: Draft, canary: Identity) -> None:
+    """A way back begins, and a companion does not go with it: it must not wait for that, and somebody has to know."""
+    before = draft.obs.status
+    if draft.status.started_at is None or (
+        before.attempt == draft.status.attempt and before.started_at is not None
+    ):
+        return
+    for words in left_out(draft, canary):
+        draft.event(
+            EventType.WARNING, Reason.CAPACITY_UNKNOWN, f"the way back goes on without a companion: {words}"
+        )
+
+
 def _companions(draft: Draft, before: AttemptCapacity, needed: int) -> tuple[CompanionCapacity, ...]:
     """What the attempt has of the canary's companions; ``needed``: pods of the canary that they are to have theirs for,
     0 where nothing may grow."""
@@ -286,10 +300,20 @@ def _companions(draft: Draft, before: AttemptCapacity, needed: int) -> tuple[Com
 
 
 def _leave_former(draft: Draft, before: AttemptCapacity, now: AttemptCapacity) -> None:
-    """A companion that has been given pods and is none any more, before the first step, has lost."""
-    present = {one.canary for one in now.companions}
+    """A companion that was given pods and is none any more, before the first step, has lost to the one in its place.
+
+    Where there is none its pods stay: they may be what the canary serves with, whatever labels say.
+    """
+    present, roles = {one.canary for one in now.companions}, {one.role for one in now.companions}
+    canary = draft.current.canary.identity
     for one in before.companions:
-        if one.wanted and one.canary not in present:
+        if not one.wanted or one.canary in present:
+            continue
+        if one.role not in roles:
+            _leave(
+                draft, one.canary, f"it is no companion of {canary.name} any more, and nothing took its place"
+            )
+        else:
             _add_owed(draft, _companion_owed(draft, one.canary, before, one, is_canary=True))
 
 
@@ -488,6 +512,12 @@ def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> 
     last = due + policy.drain_timeout
     view = draft.obs.workloads.get(one.identity, WorkloadView())
     one = replace(one, since=since)
+    unknown = _may_be_used(draft, one)
+    if unknown and draft.obs.deleting:
+        _leave(draft, one.identity, unknown)
+        return None
+    if unknown:
+        return replace(one, decided=False, message=unknown)
     over = draft.now >= last or draft.obs.deleting
     if view.problem is not None and view.ending and not view.replicas and not draft.obs.deleting:
         over = False  # all that is left of it ends, and takes room until it has
@@ -519,6 +549,18 @@ def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> 
             message = f"somebody started {view.what} again; it lost, and is stopped"
         draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
     return _write_down(draft, one, view, to)
+
+
+def _may_be_used(draft: Draft, one: ScaleDown) -> str:
+    """Of a companion: why it may be one of a version that serves; empty where that is known, or a way back, which no
+    label keeps, waits for the room."""
+    status = draft.status
+    canary = status.canary.identity if status.canary is not None and status.aborted is None else None
+    if one.of is None or (canary is not None and is_way_back(draft, canary)):
+        return ""
+    arms = (status.stable.identity if status.stable is not None else None, canary)
+    said = (draft.obs.companions.get(arm) for arm in arms if arm is not None)
+    return next((found.message for found in said if isinstance(found, Blocker)), "")
 
 
 def _goal(one: ScaleDown, policy: LoserPolicy) -> int:

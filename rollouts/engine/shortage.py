@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
 from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
-from rollouts.engine.companions import known_pairs, pairs, too_large, versions_of
+from rollouts.engine.companions import is_way_back, known_pairs, pairs, too_large, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
@@ -106,6 +106,8 @@ def parts(draft: Draft, canary: Identity) -> tuple[Part, ...]:
         beside=_others(canary, draft.stable.identity, *versions_of(lost)),
         record=record,
     )
+    pairs_there = known_pairs(draft, canary)
+    roles = {pair.role for pair in pairs_there}
     beside = (
         Part(
             identity=pair.canary,
@@ -113,11 +115,16 @@ def parts(draft: Draft, canary: Identity) -> tuple[Part, ...]:
             beside=_others(
                 pair.canary,
                 pair.stable,
-                *(one.identity for one in lost if one.of is not None and one.role == pair.role),
+                # A role may have been edited since they lost.
+                *(
+                    one.identity
+                    for one in lost
+                    if one.of and (one.role == pair.role or one.role not in roles)
+                ),
             ),
             record=known.get(pair.canary),
         )
-        for pair in known_pairs(draft, canary)
+        for pair in pairs_there
     )
     return (own, *beside)
 
@@ -141,8 +148,10 @@ def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
     found = pairs(draft, canary)
     if isinstance(found, Blocker):
         return found
-    arms = ((canary, draft.stable.identity), *((pair.canary, pair.stable) for pair in found))
-    for arm in (one for both in arms for one in both):
+    arms = [canary, draft.stable.identity]
+    for pair in found:  # what stable had, and may be gone, keeps no way back
+        arms += [pair.canary] if is_way_back(draft, canary) else [pair.canary, pair.stable]
+    for arm in arms:
         view = draft.obs.workloads.get(arm)
         if view is None or view.problem is not None:
             default = Blocker(
@@ -150,7 +159,7 @@ def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
             )
             return default if view is None else view.problem
     makers: dict[str, str] = {}
-    for arm in (one for both in arms for one in both):
+    for arm in arms:
         what = draft.obs.workloads[arm].what
         if what in makers:
             message = f"{what} makes the pods of {makers[what]} and of {arm.name}: give each its own"

@@ -24,6 +24,7 @@ from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.shortage import PODS_TO_COME, first_reach, shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
+from rollouts.engine.stopping import with_refusal
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
 from rollouts.engine.unmatched import served_instead, waits_for_unmatched
@@ -351,7 +352,7 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
     if identity.kind == VARIANT_KIND and (pool.blockers or pool.path.problems):
         draft.wake(_ASKED)
     for blocker in (*pool.blockers, *pool.path.problems, *obs.blockers):
-        return blocker
+        return with_refusal(draft, identity, blocker)
     missing = content_blocker(draft, identity) or _unlisted(draft, identity)
     if missing is not None:
         return missing

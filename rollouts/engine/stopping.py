@@ -6,15 +6,16 @@ stopped; a stop of anybody else's stays. Both need no record of their own: the a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import ScaleWorkload
 from rollouts.engine.draft import Draft
-from rollouts.engine.observation import WorkloadView
+from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity, Revision
 
-__all__ = ["loses_when_stopped", "start_again"]
+__all__ = ["loses_when_stopped", "start_again", "with_refusal"]
 
 _RECHECK = timedelta(seconds=5)
 
@@ -48,4 +49,23 @@ def _coming(draft: Draft) -> Revision | None:
     lacking = draft.target_problem
     waits = lacking is not None and lacking[0] is Reason.SERVICE_STARTING and status.waiting_for is None
     held = status.hold is not None or draft.obs.spec is None or draft.spec.paused
-    return stored.canary if same and waits and not held else None
+    return stored.canary if same and waits and not held and not _would_serve(draft) else None
+
+
+def _would_serve(draft: Draft) -> bool:
+    """Whether the version would answer users the moment it runs: somebody gave it weight, which no gate allowed, and
+    the write that takes that away is on its way, or refused."""
+    current, traffic = draft.obs.status.current, draft.obs.traffic
+    if current is None or current.adopted_split:
+        return False  # what it has is known, and its first write is the first step's weight
+    if traffic is None or draft.obs.refused is not None:
+        return True
+    return any(rule.entries.get(current.canary.identity.arm, 0) > 0 for rule in traffic.rules)
+
+
+def with_refusal(draft: Draft, arm: Identity, blocker: Blocker) -> Blocker:
+    """Why a version that we stopped does not run yet, with what the API server says to its start."""
+    view = draft.obs.workloads.get(arm, WorkloadView())
+    if blocker.reason is not Reason.SERVICE_STARTING or not view.refused:
+        return blocker
+    return replace(blocker, message=f"{blocker.message}; the API server refuses that: {view.refused}")

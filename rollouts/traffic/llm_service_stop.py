@@ -43,12 +43,13 @@ def _writers(obj: Object) -> Iterator[str]:
 
 
 def sent_by(obj: Object, members: Iterable[Object]) -> str:
-    """Another member by whose status KServe still sends requests to this one; empty: none."""
+    """The member by whose status KServe still sends requests to this one, itself among them; empty: none."""
     name = text_of(metadata_of(obj).get("name"))
     for one in map(read_llm_service, members):
         weight = (one.effective or {}).get(name, 0)
-        if one.name != name and weight and not one.stopped and not one.deleting:
-            return f"the route of LLMInferenceService {one.name}, by its status with weight {weight},"
+        if weight and not one.stopped and not one.deleting:
+            whose = "its own route" if one.name == name else f"the route of LLMInferenceService {one.name}"
+            return f"{whose}, by its status with weight {weight},"
     return ""
 
 

@@ -179,6 +179,36 @@ def test_another_rollout_that_lists_the_pool_uses_it() -> None:
     assert views(made).views(lost, V2)[P1].used_by == "Rollout other"
 
 
+@pytest.mark.parametrize("how", ["label", "attempt", "history", "aborted"])
+def test_another_rollout_whose_version_has_the_pool_as_its_companion_uses_it(how: str) -> None:
+    made = cluster(p1={"of": "v9" if how == "label" else ""})
+    made.put(kinds.POOL_V1, "v9", spec={"selector": {"matchLabels": {"app": "v9"}}})
+    other = rollout(name="other", target="v9")
+    kept = {
+        "stable": {"kind": "InferencePool", "name": "p8"},
+        "canary": {"kind": "InferencePool", "name": "p1"},
+    }
+    if how == "history":
+        past = {"kind": "InferencePool", "name": "v9", "companions": [kept["canary"]]}
+        other["status"] = {"stable": {"kind": "InferencePool", "name": "v9"}, "history": [past]}
+    elif how != "label":
+        other["status"] = {"capacity": {"companions": [kept]}}
+    if how == "aborted":
+        other["status"]["aborted"] = {"hash": "h"}
+    made.caches.rollouts.apply(other | {"apiVersion": "v1", "kind": "Rollout"})
+    lost = parsed(scale_downs=(ScaleDown(identity=P1, of=V1),))
+
+    assert views(made).views(lost, V2)[P1].used_by == ("" if how == "aborted" else "Rollout other")
+
+
+def test_a_pool_that_belongs_to_ones_own_version_is_used_by_no_other() -> None:
+    made = cluster(p1={"of": "v2"})
+    made.caches.rollouts.apply(rollout() | {"apiVersion": "v1", "kind": "Rollout"})
+    lost = parsed(scale_downs=(ScaleDown(identity=P1, of=V1),))
+
+    assert views(made).views(lost, V2)[P1].used_by == ""
+
+
 def test_who_belongs_to_a_version_and_its_pods_are_heard_of() -> None:
     made, heard = cluster(p1={"of": "v1"}), list[ObjectKey]()
     made.caches.rollouts.apply(rollout() | {"apiVersion": "v1", "kind": "Rollout"})

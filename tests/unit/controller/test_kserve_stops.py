@@ -215,14 +215,17 @@ def test_a_rollout_deleted_in_the_middle_gives_weight_back_and_stops_the_canary(
     assert (marks(sim, CANARY), marks(sim, STABLE)) == (OURS, {})
 
 
-def test_a_member_to_which_kserve_still_sends_requests_is_not_stopped() -> None:
+@pytest.mark.parametrize(
+    ("member", "whose"), [(CANARY, f"the route of LLMInferenceService {CANARY}"), (STABLE, "its own route")]
+)
+def test_a_member_to_which_kserve_still_sends_requests_is_not_stopped(member: str, whose: str) -> None:
     seen: list[str] = []
 
     def behind(sim: Simulation) -> None:
         """KServe's last words are of weights before the promotion."""
         sim.cluster.set_kserve(works=False)
         said = {"name": GROUP, "members": [{"name": STABLE, "weight": 9}, {"name": CANARY, "weight": 9}]}
-        sim.cluster.write_status(kinds.LLM_SERVICE, CANARY, {"router": {"group": said}}, manager="kserve")
+        sim.cluster.write_status(kinds.LLM_SERVICE, member, {"router": {"group": said}}, manager="kserve")
 
     def look(sim: Simulation) -> None:
         assert not marks(sim, STABLE)
@@ -236,9 +239,7 @@ def test_a_member_to_which_kserve_still_sends_requests_is_not_stopped() -> None:
         start=setup(),
     )
 
-    assert seen == [
-        f"the route of LLMInferenceService {CANARY}, by its status with weight 9, sends requests to {STABLE}"
-    ]
+    assert seen == [f"{whose}, by its status with weight 9, sends requests to {STABLE}"]
     assert marks(sim, STABLE) == OURS
 
 

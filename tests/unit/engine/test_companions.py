@@ -371,13 +371,110 @@ def test_a_way_back_that_alone_can_serve_does_not_wait_for_what_nobody_knows() -
     assert made.share_of(V1) == 1
 
 
-def test_but_not_while_stable_serves() -> None:
-    made = promoted(rollback_window=timedelta(hours=2))
-    made.companions[V1] = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
-    to(made, "v1")
-    made.advance(4)
+UNKNOWN = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
 
-    assert (made.status.reason, made.share_of(V1)) == (Reason.CAPACITY_UNKNOWN, 0)
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {V2: ()},
+        {V2: UNKNOWN},
+        {V1: UNKNOWN},
+        {V1: (), V2: ()},
+        {V1: (*alone(P1), *alone(P3, "mine"))},
+        {V2: alone(P3, "mine")},
+        {V1: alone(P3), V2: ()},
+    ],
+)
+def test_a_way_back_goes_by_the_companions_that_both_carried_all_traffic_with(
+    named: dict[Identity, Any],
+) -> None:
+    made = promoted(rollback_window=timedelta(hours=2))
+    for _ in range(4):
+        made.advance(70)
+        come(made)
+    assert replicas(made, V1, P1) == [0, 0]
+
+    made.companions |= named
+    to(made, "v1")
+
+    assert replicas(made, V1, P1, P3) == [8, 4, 0]
+    come(made)
+    assert made.share_of(V1) == 1
+    made.companions[V1] = alone(P1)
+    for _ in range(4):
+        made.advance(70)
+        come(made)
+    assert replicas(made, V2, P2) == [0, 0], "those of what lost go with it"
+
+
+def test_the_pool_of_stables_companion_may_be_gone_by_then() -> None:
+    made = promoted(rollback_window=timedelta(hours=2))
+    for _ in range(4):
+        made.advance(70)
+        come(made)
+    made.companions[V2] = ()
+    del made.fleets[P2], made.pools[P2]
+    to(made, "v1")
+
+    assert replicas(made, V1, P1) == [8, 4]
+    come(made)
+    assert made.share_of(V1) == 1
+
+
+@pytest.mark.parametrize("lost", ["gone", "unknown", "shared"])
+def test_a_companion_that_is_lost_keeps_no_way_back_and_is_named(lost: str) -> None:
+    made = promoted(rollback_window=timedelta(hours=2))
+    if lost == "gone":
+        del made.fleets[P1], made.pools[P1]
+    elif lost == "unknown":
+        made.fleets[P1].problem = UNKNOWN
+    else:
+        made.fleets[P1].name = "v2"
+    to(made, "v1")
+    come(made, V1)
+
+    assert made.share_of(V1) == 1
+    said = [event.message for event in made.events if event.reason is Reason.CAPACITY_UNKNOWN]
+    words = {
+        "gone": "the pods of prefill-v1 are not known",
+        "unknown": "two of them",
+        "shared": "Deployment v2 makes",
+    }
+    assert [words[lost] in one for one in said] == [True]
+
+
+@pytest.mark.parametrize(
+    "named", [{V1: UNKNOWN}, {V2: UNKNOWN}, {V1: alone(P1), V2: ()}, {V1: alone(P1), V2: alone(P2)}]
+)
+def test_a_way_back_whose_pods_were_never_counted_goes_by_what_is_named(named: dict[Identity, Any]) -> None:
+    made = promoted(rollback_window=timedelta(hours=2))
+    made.status = replace(
+        made.status, history=tuple(replace(one, pods=0, companions=()) for one in made.status.history)
+    )
+    made.companions |= named
+    to(made, "v1")
+    come(made)
+
+    assert made.share_of(V1) == 1
+    said = [event for event in made.events if event.reason is Reason.CAPACITY_UNKNOWN]
+    assert len(said) == (0 if named.get(V2) == alone(P2) else 1)
+
+
+def test_steps_to_a_version_go_by_the_companion_that_stable_was_promoted_with() -> None:
+    made = promoted()
+    made.companions[V2] = ()
+    to(made, "v3")
+
+    assert replicas(made, V3, P3) == [1, 1]
+
+
+def test_promote_full_of_a_version_that_never_was_stable_waits_for_what_nobody_knows() -> None:
+    made = world()
+    made.companions[V2] = UNKNOWN
+    made.say("promoteFull")
+
+    assert (made.status.reason, made.share_of(V2)) == (Reason.CAPACITY_UNKNOWN, 0)
 
 
 def test_promote_full_gets_all_of_both() -> None:
@@ -505,3 +602,88 @@ def test_pods_of_a_companion_are_not_warmed_up() -> None:
     come(made)
 
     assert made.share_of(V2) * 100 == 10
+
+
+def test_companions_that_are_named_one_after_the_other_before_the_start_all_count() -> None:
+    made = world()
+    made.companions |= {V1: (), V2: ()}
+    made.settle()
+    made.fleets[P2].scale(1)
+    made.companions[V2] = alone(P2)
+    come(made)
+    assert (made.status.reason, made.share_of(V2)) == (Reason.CAPACITY_UNKNOWN, 0)
+
+    made.companions[V1] = alone(P1)
+    come(made)
+    assert made.share_of(V2) * 100 == 10
+    made.say("promote")
+
+    assert replicas(made, V2, P2) == [4, 2]
+
+
+def test_a_companion_whose_label_is_taken_away_before_the_start_keeps_the_pods_that_it_was_given() -> None:
+    made = world()
+    assert replicas(made, P2) == [1]
+    made.companions |= {V1: (), V2: ()}
+    come(made)
+    made.advance(100)
+    come(made)
+
+    assert (made.share_of(V2) * 100, replicas(made, P2)) == (10, [1])
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert said == [
+        "prefill-v2 is not scaled down: it is no companion of v2 any more, and nothing took its place"
+    ]
+
+
+def test_companions_keep_their_pods_while_nobody_knows_which_stable_has() -> None:
+    made = promoted()
+    made.companions[V2] = UNKNOWN
+    for _ in range(4):
+        made.advance(70)
+        come(made)
+    assert replicas(made, V1, P1) == [0, 4]
+    assert [one.message for one in made.status.scale_downs] == ["two of them"]
+
+    made.companions[V2] = alone(P1)  # one for both versions, which is seen only now
+    made.settle()
+    assert made.status.scale_downs == ()
+
+    assert replicas(made, P1) == [4]
+
+
+def test_nor_does_that_hold_a_deletion() -> None:
+    made = promoted()
+    made.companions[V2] = UNKNOWN
+    made.finalizer = made.deleting = True
+    for _ in range(6):
+        made.settle()
+        made.now += timedelta(seconds=31)
+        for fleet in made.fleets.values():
+            fleet.settle()
+
+    assert (made.finalizer, replicas(made, V1, P1)) == (False, [0, 4])
+
+
+def test_what_lost_counts_beside_the_canary_whatever_its_role_was_then() -> None:
+    surge = PodCount(number=100, percent=True)
+    made = promoted(replace(QUICK, scale_down_delay=timedelta(hours=1), max_surge=surge))
+    made.companions |= {V2: alone(P2, "prefill"), V3: alone(P3, "prefill")}
+    to(made, "v3")
+    made.say("promoteFull")
+
+    assert replicas(made, P1, P2, P3) == [4, 4, 0]
+
+
+def test_a_version_whose_name_is_too_long_for_a_label_is_to_be_named_in_the_list() -> None:
+    made = world()
+    long = pool("v" * 64)
+    made.pools[long], made.fleets[long] = 0, Fleet.of(long.name, 0)
+    for rule in made.rules or []:
+        rule[long] = 0
+    made.settle()
+    to(made, long.name)
+
+    assert (
+        f"and {long.name} has none: name it in capacity.with (pool, of: {long.name})" in made.status.message
+    )

@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from rollouts.engine.observation import Blocker, Refused
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import LoserPolicy
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from tests.kit.fleet import Fleet
 from tests.kit.world import World, spec
 from tests.unit.engine.test_capacity import STEPS, V1, V2, come, to
@@ -93,3 +94,56 @@ def test_a_stop_that_is_not_asked_for_any_more_is_left() -> None:
 
     assert made.fleets[V1].scales == []
     assert made.status.scale_downs == ()
+
+
+STARTING = Blocker(reason=Reason.SERVICE_STARTING, message="v2 was stopped, and is started again")
+
+
+def stopped_canary() -> World:
+    """Aborted, and stopped for it; its retry waits for nothing but its start."""
+    made = settled()
+    to(made, "v2")
+    come(made, V2)
+    made.say("abort")
+    made.advance(70)
+    assert made.fleets[V2].scales == [0]
+    made.blockers = (STARTING,)
+    return made
+
+
+def test_a_stopped_canary_that_somebody_gave_weight_starts_when_that_is_taken_away() -> None:
+    made = stopped_canary()
+    made.rules = [{V1: 100, V2: 100}]
+    made.refuses = Refused(reason=Reason.TRAFFIC_REFUSED, message="a policy says no")
+    made.say("retry")
+    made.advance(60)
+    assert made.fleets[V2].scales == [0]
+
+    made.refuses = None
+    made.advance(60)
+
+    assert (made.share_of(V2), made.fleets[V2].scales) == (0, [0, 1])
+
+
+def test_what_the_api_server_says_to_a_start_is_in_the_status() -> None:
+    made = stopped_canary()
+    made.fleets[V2].refused = "quota exceeded"
+    made.say("retry")
+
+    assert made.status.reason == Reason.SERVICE_STARTING
+    assert "is started again; the API server refuses that: quota exceeded" in made.status.message
+
+
+def test_a_split_that_a_rollout_was_made_with_keeps_nobody_from_starting() -> None:
+    made = settled()
+    made.status = RolloutStatus()
+    made.rules = [{V1: 90, V2: 10}]
+    made.fleets[V2].scale(0)
+    made.blockers = (STARTING,)
+    assert made.spec is not None
+    made.spec = replace(made.spec, stable_hint="v1", target=replace(made.spec.target, name="v2"))
+    made.settle()
+    made.say("resume")
+    made.advance(10)
+
+    assert (made.status.reason, made.fleets[V2].scales) == (Reason.SERVICE_STARTING, [0, 1])
