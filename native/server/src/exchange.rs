@@ -357,13 +357,15 @@ impl From<Status> for End {
 struct Incoming<'a, L: Logic> {
     around: &'a Around<L>,
     body: &'a mut RecvStream,
+    stream: u32,
     backlog: Backlog<'a>,
     kept: usize,
 }
 
 impl<'a, L: Logic> Incoming<'a, L> {
     fn new(around: &'a Around<L>, body: &'a mut RecvStream) -> Self {
-        Self { around, body, backlog: Backlog::new(around.room()), kept: 0 }
+        let stream = body.stream_id().as_u32();
+        Self { around, body, stream, backlog: Backlog::new(around.room()), kept: 0 }
     }
 
     /// What came next. The window opens again: what is taken is bounded by the limits on messages and held bodies.
@@ -485,6 +487,7 @@ async fn converse<L: Logic>(
                 Err(problem) => return Ok(unacceptable(problem, shared.max_message, encoding)),
             };
             torn = None;
+            around.open.taken(incoming.stream);
             let flow;
             (stream, flow) = receive(stream, message, &mut incoming, &mut replies).await?;
             if !replies.is_empty() {

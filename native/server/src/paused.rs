@@ -453,7 +453,7 @@ fn handshakes_wait_for_their_turn() {
 fn nothing_is_read_while_nothing_can_be_written() {
     run(async {
         let (mut client, server) = duplex(1_000);
-        let mut io = Buffered::new(server);
+        let mut io = Buffered::new(server, Rc::default());
         io.write_all(&vec![0; WRITE_BUFFER]).await.unwrap();
         client.write_all(b"hello").await.unwrap();
         let mut got = [0; 5];

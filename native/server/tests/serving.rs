@@ -425,6 +425,27 @@ fn many_clients_that_leave_at_once_are_no_attack() {
 }
 
 #[test]
+fn thousands_of_requests_that_are_abandoned_at_once_end_no_other_stream() {
+    run(async {
+        let world = World::new();
+        let socket = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
+        let mut envoy = Raw::hello(socket, 65_535).await;
+        // Half of them are answered; the others wait for the rest of a body.
+        for (said, first) in [(&b"hello"[..], 3), (b"wait", 3_003)] {
+            let streams: Vec<u32> = (0..1_500).map(|at| 2 * at + first).collect();
+            let calls: Vec<u8> = streams.iter().flat_map(|at| [kit::open(*at), kit::say(*at, said)].concat()).collect();
+            envoy.send(&calls).await.unwrap();
+        }
+        envoy.send(&[kit::open(6_003), kit::say(6_003, b"hello")].concat()).await.unwrap();
+        while envoy.next().await.is_some_and(|(kind, _, stream, _)| (kind, stream) != (kit::DATA, 6_003)) {}
+        let resets: Vec<u8> = (0..3_000).flat_map(|at| kit::reset(2 * at + 3)).collect();
+        envoy.send(&resets).await.unwrap();
+        envoy.send(&kit::say(6_003, b"close")).await.unwrap();
+        assert!(envoy.ended(6_003).await, "the connection of everybody was closed");
+    });
+}
+
+#[test]
 fn a_taken_address_is_an_error() {
     let world = World::new();
     assert!(listening(&format!("127.0.0.1:{}", world.handle.port)).is_err());
