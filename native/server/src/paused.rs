@@ -344,6 +344,31 @@ fn answers_that_wait_are_bounded_over_all_connections() {
 }
 
 #[test]
+fn messages_whose_answers_wait_for_a_window_are_counted() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 0).await;
+        const LENGTH: usize = 200_000; // echoed by the thread that serves
+        for at in 0..100 {
+            let stream = 2 * at + 1;
+            let prefix = [&[0][..], &(LENGTH as u32).to_be_bytes()].concat();
+            client.send(&[kit::open(stream), kit::data(stream, &prefix)].concat()).await.unwrap();
+            pour(&mut client, stream, LENGTH - 8_000).await;
+            client.send(&kit::data(stream, &[0; 8_000])).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+        let (used, most) = (world.shared.waiting.used(), world.shared.waiting.most());
+        assert!((30 * LENGTH..=most).contains(&used), "{used} of {most}");
+        assert!(world.logic.closed.load(Ordering::Relaxed) >= 40, "a hundred are more than half of it");
+        drop(client);
+        let _ = task.await;
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.shared.waiting.used(), 0);
+    });
+}
+
+#[test]
 fn a_watch_of_health_takes_one_message() {
     run(async {
         let world = World::new();

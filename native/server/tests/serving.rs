@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
+use rollouts_server::limits::WORKERS;
 use rollouts_server::{Config, Event, Handle, METHOD, resolve, serve};
 use tokio::net::TcpStream;
 
@@ -179,6 +180,33 @@ fn a_stream_that_is_reset_in_the_midst_of_long_work_is_closed_after_it() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(world.is_well().await);
+    });
+}
+
+#[test]
+fn long_work_that_has_not_begun_is_let_go_of_with_its_stream() {
+    run(async {
+        let world = World::new();
+        let mut client = world.client().await; // all on one thread
+        let gate = Arc::clone(&world.logic.gate);
+        let held = gate.lock().await;
+        let mut all = Vec::new();
+        for _ in 0..2 * WORKERS {
+            let mut long = Stream::open(&mut client, METHOD).await;
+            long.say(&vec![3; LONG]);
+            all.push(long);
+        }
+        let mut other = Stream::answered(&mut client).await;
+        all.iter_mut().for_each(|long| long.send.send_reset(h2::Reason::CANCEL));
+        while world.logic.closed.load(Ordering::Relaxed) < WORKERS {
+            other.say(b"hello");
+            assert!(other.hear().await.is_some());
+        }
+        drop(held);
+        while world.logic.closed.load(Ordering::Relaxed) < 2 * WORKERS {
+            other.say(b"hello");
+            assert!(other.hear().await.is_some());
+        }
     });
 }
 
