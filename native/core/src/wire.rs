@@ -480,7 +480,8 @@ mod tests {
 
     #[test]
     fn what_is_no_header_in_a_map_of_headers_is_not_kept() {
-        let mut map = b"\x0a\x0c\x0a\x07:method\x1a\x01G\x0a\x0b\x0a\x06cookie\x1a\x01a\x0a\x0b\x0a\x06cookie\x1a\x01b".to_vec();
+        let mut map =
+            b"\x0a\x0c\x0a\x07:method\x1a\x01G\x0a\x0b\x0a\x06cookie\x1a\x01a\x0a\x0b\x0a\x06cookie\x1a\x01b".to_vec();
         let plain = headers(&map.clone().into(), 0, map.len()).ok().unwrap();
         for _ in 0..10_000 {
             map.extend_from_slice(&[0x12, 4, 1, 2, 3, 4]); // a field that we do not know

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -477,7 +477,7 @@ async fn converse<L: Logic>(
                 (shared.events)(Event::RequestTimedOut);
                 let seconds = shared.request_timeout.as_secs_f64();
                 let said = stream.call(|logic, _| logic.expire(seconds, &mut replies));
-                return Ok(last_words(writer, said, &mut replies).await?);
+                return Ok(incoming.during(last_words(writer, said, &mut replies)).await??);
             }
         }
         loop {

@@ -383,6 +383,32 @@ fn a_watch_of_health_takes_one_message() {
 }
 
 #[test]
+fn nothing_lies_unread_while_the_last_words_wait_for_a_window() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(0);
+        let mut client = kit::connect(socket, builder).await.unwrap();
+        let mut check = Stream::open(&mut client, kit::CHECK).await;
+        check.say(b"");
+        assert!(check.body().await.is_some(), "headers come");
+        check.say(&[0; 1_000]);
+        let began = Instant::now();
+        assert_eq!(check.code().await.as_deref(), Some("13"));
+        assert!(began.elapsed() < Duration::from_secs(10));
+
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 0).await;
+        client.send(&[kit::open(1), kit::say(1, b"wait")].concat()).await.unwrap();
+        sleep(Duration::from_secs(121)).await; // the refusal has no window
+        pour(&mut client, 1, 200_000).await;
+        let waiting = world.shared.waiting.used();
+        assert!(waiting >= 192_000, "{waiting}");
+    });
+}
+
+#[test]
 fn a_call_of_health_without_a_message_ends() {
     run(async {
         let world = World::new();
