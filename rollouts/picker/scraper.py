@@ -103,7 +103,7 @@ class Scraper:
             self._scheduler.observe(address, load, time.monotonic(), before=before)
             target.failures = 0
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RuntimeError) as error:
-            # RuntimeError: a bug of the native data path, which ends no scraping of this pod
+            # RuntimeError: a bug of the native data path
             target.failures += 1
             target.models = UNKNOWN  # a pod that restarts may have lost its adapters: ask again
             target.models_due = 0.0

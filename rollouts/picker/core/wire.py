@@ -299,8 +299,8 @@ def _decode(data: bytes) -> Incoming | None:
 def metadata_value(metadata: bytes, namespace: bytes, key: bytes) -> Any:
     """``filter_metadata[namespace][key]`` of a serialized ``Metadata`` as Python values, else None.
 
-    ``google.protobuf.Struct`` maps to dict, list, str, float, bool; its null is None as well. Raises WireError, for more
-    than ``MAX_METADATA`` too.
+    ``google.protobuf.Struct`` maps to dict, list, str, float, bool; its null is None as well.
+    Raises WireError, for more than ``MAX_METADATA`` too.
     """
     if namespace not in metadata:  # the common case, decided at the speed of memchr
         return None

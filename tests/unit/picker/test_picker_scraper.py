@@ -123,7 +123,7 @@ class Failing(Scheduler):
         super().observe(address, load, now, before=before)
 
 
-async def test_a_bug_of_the_native_data_path_ends_no_scraping_of_its_pod(pod: FakePod) -> None:
+async def test_a_bug_of_the_native_data_path_is_a_failed_scrape_and_the_next_one_comes(pod: FakePod) -> None:
     scheduler = Failing()
     _, scraper = make(pod, scheduler)
     try:
