@@ -102,7 +102,8 @@ class Scraper:
             target.cost = time.thread_time() - begun
             self._scheduler.observe(address, load, time.monotonic(), before=before)
             target.failures = 0
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RuntimeError) as error:
+            # RuntimeError: a bug of the native data path
             target.failures += 1
             target.models = UNKNOWN  # a pod that restarts may have lost its adapters: ask again
             target.models_due = 0.0

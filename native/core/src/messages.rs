@@ -17,7 +17,7 @@ const JOINED: [(&[u8], &[u8]); 4] =
     [(b"cookie", b"; "), (b"content-encoding", b", "), (b"connection", b", "), (b"upgrade", b", ")];
 
 /// Bytes of all names and values, and 32 for each line (RFC 9113, section 6.5.2), that the headers of a request may have:
-/// Envoy takes 60 KiB and 100 lines unless told otherwise. They are kept while the request lasts, and counted nowhere.
+/// Envoy takes 60 KiB and 100 lines unless told otherwise. They are kept until the decision, and counted nowhere.
 pub const MAX_HEADER_LIST: usize = 256 << 10;
 const PER_LINE: usize = 32;
 
@@ -104,6 +104,20 @@ impl Headers {
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.list_size > MAX_HEADER_LIST
+    }
+
+    /// Keep no more memory than about twice what they need: what lies between them may be anything.
+    pub(crate) fn compact(&mut self) {
+        if (self.list_size + PER_LINE) * 2 < self.data.len() {
+            let pairs = (0..self.lines.len()).map(|index| (self.name(index), self.value(index)));
+            *self = Self { list_size: self.list_size, ..Self::from_pairs(pairs) };
+        }
+    }
+
+    /// Bytes of the message that they keep.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.data.len()
     }
 
     fn join(&mut self, first: usize, between: &[u8], value: (usize, usize)) {

@@ -102,7 +102,7 @@ pub struct Exchange<R, O> {
     headers: Headers,
     modes: Protocol,
     reader: Option<RequestReader>,
-    subset: MetadataValue,
+    hint: Bytes, // metadata as it came, which takes the least
     answer: Option<Answer>,
     decision: Option<Decision>,
     meter: Option<ResponseMeter>,
@@ -121,7 +121,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
             headers: Headers::default(),
             modes: Protocol::default(),
             reader: None,
-            subset: MetadataValue::Null,
+            hint: Bytes::new(),
             answer: None,
             decision: None,
             meter: None,
@@ -269,9 +269,10 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     }
 
     fn open_ended(&mut self, now: f64, out: &mut Replies) {
+        let upgrade = is_upgrade(&self.headers);
         self.without_body(State::Unbuffered, false, now, out);
         // What follows an upgrade comes after the response, when the picker is gone; a message may come at once.
-        let stays = self.keep || !is_upgrade(&self.headers);
+        let stays = self.keep || !upgrade;
         let duplex = self.modes.request_body == BodyMode::FullDuplexStreamed;
         if self.state == State::Unbuffered && duplex && stays {
             self.passing = true;
@@ -285,17 +286,14 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     }
 
     fn hint(&mut self, metadata: &[u8]) -> Result<(), WireError> {
-        if !metadata.is_empty() {
-            match metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY)? {
-                MetadataValue::Null => (),
-                hint => self.subset = hint,
-            }
+        if metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY)? != MetadataValue::Null {
+            self.hint = Bytes::copy_from_slice(metadata);
         }
         Ok(())
     }
 
     fn subset(&self) -> Option<Subset> {
-        parse_subset(Some(&self.subset))
+        parse_subset(metadata_value(&self.hint, SUBSET_NAMESPACE, SUBSET_KEY).ok().as_ref())
     }
 
     fn on_body(&mut self, body: Bytes, end_of_stream: bool, now: f64, out: &mut Replies) {
@@ -387,6 +385,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         let address = Bytes::copy_from_slice(decision.endpoint.address.as_bytes());
         self.answer = Some(Answer::new(address, &self.headers, change, plain));
         self.decision = Some(decision);
+        (self.headers, self.hint) = Default::default(); // a response may last for hours
         self.closing = self.leaves();
         true
     }

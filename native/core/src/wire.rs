@@ -13,6 +13,10 @@ use crate::messages::{BodyMode, Headers, HttpHeaders, Incoming, Protocol};
 /// A subset hint is two levels deep; metadata is set by operators but may copy client input.
 pub const MAX_STRUCT_DEPTH: u32 = 16;
 
+/// Bytes of the metadata that a subset hint may come in: about three thousand addresses. What is read of it takes many
+/// times as much.
+pub const MAX_METADATA: usize = 64 << 10;
+
 /// The bytes are not a `ProcessingRequest` that this picker can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireError(pub Cow<'static, str>);
@@ -168,6 +172,7 @@ fn headers(data: &Bytes, start: usize, end: usize) -> Flawed<Headers> {
     if found.get(b":method").is_none() && found.get(b":status").is_none() {
         return headers_in_any_case(data, start, end);
     }
+    found.compact();
     Ok(found)
 }
 
@@ -356,10 +361,14 @@ pub enum MetadataValue {
 /// `filter_metadata[namespace][key]` of a serialized `Metadata`, else null.
 ///
 /// # Errors
-/// For bytes that are not such a message, and where structs are nested too deeply.
+/// For bytes that are not such a message, for more than `MAX_METADATA`, and where structs are nested too deeply.
 pub fn metadata_value(metadata: &[u8], namespace: &[u8], key: &str) -> Result<MetadataValue, WireError> {
     if memchr::memmem::find(metadata, namespace).is_none() {
         return Ok(MetadataValue::Null); // the common case, decided at the speed of memchr
+    }
+    if metadata.len() > MAX_METADATA {
+        let size = metadata.len();
+        return Err(WireError(format!("metadata of {size} bytes; at most {MAX_METADATA} are read").into()));
     }
     find_value(metadata, namespace, key).map_err(|flaw| {
         WireError(match flaw {
@@ -463,4 +472,38 @@ fn items(data: &[u8], start: usize, end: usize, depth: u32) -> Flawed<Vec<Metada
         }
     }
     spans.into_iter().map(|(start, end)| value(data, start, end, depth)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_header_in_a_map_of_headers_is_not_kept() {
+        let mut map =
+            b"\x0a\x0c\x0a\x07:method\x1a\x01G\x0a\x0b\x0a\x06cookie\x1a\x01a\x0a\x0b\x0a\x06cookie\x1a\x01b".to_vec();
+        let plain = headers(&map.clone().into(), 0, map.len()).ok().unwrap();
+        for _ in 0..10_000 {
+            map.extend_from_slice(&[0x12, 4, 1, 2, 3, 4]); // a field that we do not know
+        }
+        let found = headers(&map.clone().into(), 0, map.len()).ok().unwrap();
+        assert_eq!(found, plain);
+        assert_eq!(found.text(b"cookie"), b"a; b");
+        assert!((1..100).contains(&found.kept()), "{}", found.kept());
+    }
+
+    #[test]
+    fn metadata_beyond_a_limit_is_not_read() {
+        let read = |size: usize| {
+            // Field 2 is none of ours.
+            let mut metadata = b"\x12\x02ns\x12".to_vec();
+            let rest = size - metadata.len() - 3;
+            metadata.extend_from_slice(&[(rest & 0x7F) as u8 | 0x80, (rest >> 7) as u8 | 0x80, (rest >> 14) as u8]);
+            metadata.resize(size, 0);
+            metadata_value(&metadata, b"ns", "key")
+        };
+        assert_eq!(read(MAX_METADATA), Ok(MetadataValue::Null));
+        let said = read(MAX_METADATA + 1).unwrap_err();
+        assert_eq!(said.0, "metadata of 65537 bytes; at most 65536 are read");
+    }
 }

@@ -29,6 +29,13 @@ pub struct Picker {
     listed: Mutex<HashMap<String, Listed>>,
 }
 
+/// What a call of the core gives. A panic of it is a RuntimeError: pyo3's own is none that `except Exception` catches.
+fn guarded<R>(ask: impl FnOnce() -> R) -> PyResult<R> {
+    catch_unwind(AssertUnwindSafe(ask)).map_err(|_| {
+        PyRuntimeError::new_err("a bug in the native data path: it goes on with the state of the cluster before")
+    })
+}
+
 type Shares = HashMap<String, HashMap<String, u64>>;
 
 #[pymethods]
@@ -67,14 +74,11 @@ impl Picker {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.retain(|address, _| addresses.contains(&**address));
         drop(listed);
-        let update = || self.core.router().update(snapshot, now, wall);
-        let done = py.detach(|| catch_unwind(AssertUnwindSafe(update)));
-        done.map_err(|_| {
-            PyRuntimeError::new_err("a bug in the native data path: it goes on with the state of the cluster before")
-        })
+        py.detach(|| guarded(|| self.core.router().update(snapshot, now, wall)))
     }
 
     /// Take over the Load of a pod. `before`: what `dispatched` said when its page was asked for; None: all so far.
+    /// Raises RuntimeError for a bug of ours, as all do that enter the core.
     #[pyo3(signature = (address, load, now, *, before=None))]
     fn observe(
         &self,
@@ -86,53 +90,62 @@ impl Picker {
     ) -> PyResult<()> {
         let (models, adapters) = self.names(py, address, load)?;
         let load = convert::load(load, models, adapters)?;
-        py.detach(|| self.core.router().observe(address, load, now, before));
-        Ok(())
+        py.detach(|| guarded(|| self.core.router().observe(address, load, now, before)))
     }
 
     /// Requests sent to a pod since its last page was asked for.
-    fn dispatched(&self, address: &str) -> i64 {
-        let state = self.core.router().lock();
-        state.scheduler.place(address).map_or(0, |place| state.scheduler.pods()[place].dispatched)
+    fn dispatched(&self, address: &str) -> PyResult<i64> {
+        guarded(|| {
+            let state = self.core.router().lock();
+            state.scheduler.place(address).map_or(0, |place| state.scheduler.pods()[place].dispatched)
+        })
     }
 
     /// The same of all pods, by address.
-    fn all_dispatched(&self) -> HashMap<String, i64> {
-        let state = self.core.router().lock();
-        state.scheduler.pods().iter().map(|pod| (pod.endpoint.address.to_string(), pod.dispatched)).collect()
+    fn all_dispatched(&self) -> PyResult<HashMap<String, i64>> {
+        guarded(|| {
+            let state = self.core.router().lock();
+            state.scheduler.pods().iter().map(|pod| (pod.endpoint.address.to_string(), pod.dispatched)).collect()
+        })
     }
 
     /// By pool: requests that pods about to go got all the same.
-    fn to_draining(&self) -> HashMap<String, u64> {
-        let state = self.core.router().lock();
-        state.scheduler.to_draining().iter().map(|(pool, count)| (pool.to_string(), *count)).collect()
+    fn to_draining(&self) -> PyResult<HashMap<String, u64>> {
+        guarded(|| {
+            let state = self.core.router().lock();
+            state.scheduler.to_draining().iter().map(|(pool, count)| (pool.to_string(), *count)).collect()
+        })
     }
 
     /// Requests per rule's model and target since the weights last changed.
-    fn shares(&self) -> Shares {
-        let state = self.core.router().lock();
-        let texts = |counts: &std::collections::BTreeMap<Arc<str>, u64>| {
-            counts.iter().map(|(name, count)| (name.to_string(), *count)).collect()
-        };
-        state.shares.iter().map(|(model, counts)| (model.to_string(), texts(counts))).collect()
+    fn shares(&self) -> PyResult<Shares> {
+        guarded(|| {
+            let state = self.core.router().lock();
+            let texts = |counts: &std::collections::BTreeMap<Arc<str>, u64>| {
+                counts.iter().map(|(name, count)| (name.to_string(), *count)).collect()
+            };
+            state.shares.iter().map(|(model, counts)| (model.to_string(), texts(counts))).collect()
+        })
     }
 
     /// Requests per variant since the weights last changed, by the PoolSplit's namespace and name.
-    fn variant_counts(&self) -> HashMap<(String, String), HashMap<String, u64>> {
-        let state = self.core.router().lock();
-        let splits = state.variants.splits.iter();
-        let counted = splits.map(|split| {
-            let counts = split.counts.iter().map(|(name, count)| (name.to_string(), *count)).collect();
-            ((split.rule.namespace.to_string(), split.rule.name.to_string()), counts)
-        });
-        counted.collect()
+    fn variant_counts(&self) -> PyResult<HashMap<(String, String), HashMap<String, u64>>> {
+        guarded(|| {
+            let state = self.core.router().lock();
+            let splits = state.variants.splits.iter();
+            let counted = splits.map(|split| {
+                let counts = split.counts.iter().map(|(name, count)| (name.to_string(), *count)).collect();
+                ((split.rule.namespace.to_string(), split.rule.name.to_string()), counts)
+            });
+            counted.collect()
+        })
     }
 
     /// All series of the picker's own metrics: pairs of labels (model, target, pool, pod, variant, split) and figures.
     ///
     /// Figures: `requests` by code (0: nobody looked), totals, and histograms as (counts by bucket, sum).
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Vec<String>, Bound<'py, PyDict>)>> {
-        let series = py.detach(|| self.core.counters().export());
+        let series = py.detach(|| guarded(|| self.core.counters().export()))?;
         series.iter().map(|(labels, series)| Ok((texts(labels), figures(py, series)?))).collect()
     }
 
@@ -145,14 +158,14 @@ impl Picker {
     }
 
     /// Drop the series of pods that have been gone for a while. Call it now and then.
-    fn forget(&self, py: Python<'_>, now: f64) {
-        py.detach(|| self.core.counters().forget(now));
+    fn forget(&self, py: Python<'_>, now: f64) -> PyResult<()> {
+        py.detach(|| guarded(|| self.core.counters().forget(now)))
     }
 
     /// Decide on a Request: the fields of a Decision (of the endpoint its address), or those of a Refusal.
     fn route<'py>(&self, py: Python<'py>, request: &Bound<'py, PyAny>, now: f64) -> PyResult<Bound<'py, PyTuple>> {
         let (headers, asked) = (convert::headers(&request.getattr("headers")?)?, convert::request(request)?);
-        match self.core.router().route(&headers, &asked, now) {
+        match guarded(|| self.core.router().route(&headers, &asked, now))? {
             Ok(decision) => convert::decision_fields(&decision).into_pyobject(py),
             Err(refusal) => convert::refusal_fields(&refusal).into_pyobject(py),
         }

@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::Event;
 use crate::exchange::answer;
 use crate::framing::{Piece, Queue, Room};
-use crate::io::Buffered;
+use crate::io::{Buffered, OpenStreams};
 use crate::limits;
 use crate::listen::{Phase, Serves, Shared};
 use crate::tls::Certificates;
@@ -31,6 +31,7 @@ pub(crate) struct Around<L> {
     pub(crate) shared: Arc<Shared<L>>,
     pub(crate) serves: Serves,
     pub(crate) queue: Rc<Queue>,
+    pub(crate) open: Rc<OpenStreams>,
     /// Told when the server stops: streams end then.
     stopping: Notify,
     waiting: Cell<usize>,
@@ -45,6 +46,7 @@ impl<L: Logic> Around<L> {
             queue: Rc::new(Queue::new(Arc::clone(&shared.queued))),
             shared,
             serves,
+            open: Rc::default(),
             stopping: Notify::new(),
             waiting: Cell::new(0),
             backlog: Cell::new(0),
@@ -128,7 +130,7 @@ where
     L: Logic,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let io = Buffered::new(socket);
+    let io = Buffered::new(socket, Rc::clone(&around.open));
     let mut changes = around.shared.changes();
     let shaking = handshake(&io, around.serves);
     let Some(Some(connection)) = in_time(&around.shared, around.serves, shaking).await else { return Ok(()) };

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::connection::Around;
-use crate::framing::{Assembler, Backlog, Piece, Queue, Unacceptable};
+use crate::framing::{Assembler, Backlog, Piece, Queue, SHARED_FROM, Unacceptable};
 use crate::health;
 use crate::limits::{INLINE_WORK, WRITE_PATIENCE, WRITE_RATE};
 use crate::listen::{Serves, Shared};
@@ -357,13 +357,15 @@ impl From<Status> for End {
 struct Incoming<'a, L: Logic> {
     around: &'a Around<L>,
     body: &'a mut RecvStream,
+    stream: u32,
     backlog: Backlog<'a>,
     kept: usize,
 }
 
 impl<'a, L: Logic> Incoming<'a, L> {
     fn new(around: &'a Around<L>, body: &'a mut RecvStream) -> Self {
-        Self { around, body, backlog: Backlog::new(around.room()), kept: 0 }
+        let stream = body.stream_id().as_u32();
+        Self { around, body, stream, backlog: Backlog::new(around.room()), kept: 0 }
     }
 
     /// What came next. The window opens again: what is taken is bounded by the limits on messages and held bodies.
@@ -475,7 +477,7 @@ async fn converse<L: Logic>(
                 (shared.events)(Event::RequestTimedOut);
                 let seconds = shared.request_timeout.as_secs_f64();
                 let said = stream.call(|logic, _| logic.expire(seconds, &mut replies));
-                return Ok(last_words(writer, said, &mut replies).await?);
+                return Ok(incoming.during(last_words(writer, said, &mut replies)).await??);
             }
         }
         loop {
@@ -485,6 +487,10 @@ async fn converse<L: Logic>(
                 Err(problem) => return Ok(unacceptable(problem, shared.max_message, encoding)),
             };
             torn = None;
+            around.open.taken(incoming.stream);
+            // The answers to it may be parts of it, and wait for the peer's window.
+            let counted = if message.len() < SHARED_FROM { 0 } else { message.len() };
+            let _charge = around.room().charge(counted).ok_or_else(no_memory)?;
             let flow;
             (stream, flow) = receive(stream, message, &mut incoming, &mut replies).await?;
             if !replies.is_empty() {
@@ -506,6 +512,19 @@ async fn converse<L: Logic>(
     }
 }
 
+/// Work for a thread. Who drops this wants it no more: what has not begun is let go of, and not done.
+struct Withdrawn<T>(Arc<Mutex<Option<T>>>);
+
+impl<T> Drop for Withdrawn<T> {
+    fn drop(&mut self) {
+        drop(taken(&self.0));
+    }
+}
+
+fn taken<T>(work: &Mutex<Option<T>>) -> Option<T> {
+    work.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 /// Give `message` to the logic: here, or on a thread for long work, where it keeps nobody else waiting.
 async fn receive<L: Logic>(
     mut stream: Closing<L>,
@@ -517,14 +536,16 @@ async fn receive<L: Logic>(
         let flow = stream.call(|logic, now| logic.receive(message, now, replies))?;
         return Ok((stream, flow));
     }
-    let around = incoming.around;
-    let _charge = around.room().charge(message.len()).ok_or_else(no_memory)?; // it may wait for its turn
+    let task = Withdrawn(Arc::new(Mutex::new(Some((stream, message))))); // it may wait for its turn
+    let waiting = Arc::clone(&task.0);
     let working = spawn_blocking(move || {
+        let (mut stream, message) = taken(&waiting)?;
         let mut replies = Vec::new();
         let flow = stream.call(|logic, now| logic.receive(message, now, &mut replies));
-        (stream, flow, replies)
+        Some((stream, flow, replies))
     });
-    let (stream, flow, mut found) = incoming.during(working).await?.map_err(|_| End::Gone)?; // the runtime stops
+    let done = incoming.during(working).await?.ok().flatten(); // nothing: the runtime stops
+    let (stream, flow, mut found) = done.ok_or(End::Gone)?;
     replies.append(&mut found);
     Ok((stream, flow?))
 }

@@ -16,7 +16,7 @@ const PREFIX: usize = 5;
 
 /// Below this a message gets memory of its own, for what is kept of it would keep the buffer of everything that was
 /// read along with it. Copying so much takes a microsecond.
-const SHARED_FROM: usize = 16 << 10;
+pub(crate) const SHARED_FROM: usize = 16 << 10;
 
 /// Memory that is set aside for a message at once, whatever length it claims.
 const FIRST_GRANT: usize = 128 << 10;

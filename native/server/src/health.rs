@@ -80,22 +80,22 @@ pub(crate) async fn answer<L: Logic>(
         Ok(service) => service,
         Err(status) => return Ok(status),
     };
-    match call {
-        Call::Check => check(&around.shared, &service, writer).await,
-        Call::Watch => {
-            let watching = watch(around, &service, writer);
-            let mut watching = pin!(watching);
-            poll_fn(|cx| match body.poll_data(cx) {
-                // Nobody reads it, so it would stay.
-                Poll::Ready(Some(Ok(data))) if !data.is_empty() => {
-                    Poll::Ready(Ok(Status::new("13", "more than one message in a call that takes one")))
-                }
-                Poll::Ready(Some(Err(_))) => Poll::Ready(Err(Gone)),
-                _ => watching.as_mut().poll(cx),
-            })
-            .await
+    let saying = async {
+        match call {
+            Call::Check => check(&around.shared, &service, writer).await,
+            Call::Watch => watch(around, &service, writer).await,
         }
-    }
+    };
+    let mut saying = pin!(saying);
+    poll_fn(|cx| match body.poll_data(cx) {
+        // Nobody reads it, so it would stay.
+        Poll::Ready(Some(Ok(data))) if !data.is_empty() => {
+            Poll::Ready(Ok(Status::new("13", "more than one message in a call that takes one")))
+        }
+        Poll::Ready(Some(Err(_))) => Poll::Ready(Err(Gone)),
+        _ => saying.as_mut().poll(cx),
+    })
+    .await
 }
 
 async fn check<L: Logic>(shared: &Shared<L>, service: &str, writer: &mut Writer) -> Result<Status, Gone> {

@@ -4,7 +4,7 @@
 //! drives the connection calls `poll_out` once it has nothing more to say for now.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -75,7 +75,7 @@ impl<S> Clone for Buffered<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
-    pub(crate) fn new(socket: S) -> Self {
+    pub(crate) fn new(socket: S, open: Rc<OpenStreams>) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             socket,
             passed: Vec::new(),
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
             heard: false,
             blocked: false,
             flooded: false,
-            counter: FrameCounter::new(),
+            counter: FrameCounter::new(open),
         })))
     }
 
@@ -298,12 +298,37 @@ impl FrameReader {
     }
 }
 
+/// Streams of a connection that we have not ended, and whether the first message of each was taken. No more than h2 lets
+/// be opened.
+#[derive(Default)]
+pub(crate) struct OpenStreams(RefCell<HashMap<u32, bool>>);
+
+impl OpenStreams {
+    fn opened(&self, stream: u32) {
+        self.0.borrow_mut().insert(stream, false);
+    }
+
+    /// A message of this stream is looked at.
+    pub(crate) fn taken(&self, stream: u32) {
+        if let Some(taken) = self.0.borrow_mut().get_mut(&stream) {
+            *taken = true;
+        }
+    }
+
+    /// Whether a message of it was taken; nothing for one that is not open.
+    fn ended(&self, stream: u32) -> Option<bool> {
+        self.0.borrow_mut().remove(&stream)
+    }
+}
+
 /// Counts what costs a client nothing. h2 answers any number of such frames.
+///
+/// A RST_STREAM of a stream whose message was taken is not among them: it cost a request, and one client that abandons
+/// thousands of them at once must not end a connection of Envoy's that all others share.
 struct FrameCounter {
     incoming: FrameReader,
     outgoing: FrameReader,
-    /// Streams that we have not ended; no more than h2 lets be opened.
-    open: HashSet<u32>,
+    open: Rc<OpenStreams>,
     newest: u32,
     /// Streams that we ended first, and whose RST_STREAM is still to come, if the client sends one.
     ended: usize,
@@ -312,11 +337,11 @@ struct FrameCounter {
 }
 
 impl FrameCounter {
-    fn new() -> Self {
+    fn new(open: Rc<OpenStreams>) -> Self {
         Self {
             incoming: FrameReader::new(PREFACE),
             outgoing: FrameReader::new(0),
-            open: HashSet::new(),
+            open,
             newest: 0,
             ended: 0,
             allowed: CHEAP_FRAMES,
@@ -330,14 +355,15 @@ impl FrameCounter {
             let free = match frame.kind {
                 HEADERS if frame.stream > self.newest => {
                     self.newest = frame.stream;
-                    self.open.insert(frame.stream)
-                }
-                RST_STREAM if self.open.remove(&frame.stream) => false,
-                RST_STREAM if self.ended > 0 => {
-                    self.ended -= 1;
+                    self.open.opened(frame.stream);
                     true
                 }
-                kind => !matches!(kind, PRIORITY | RST_STREAM | SETTINGS | PING),
+                RST_STREAM => self.open.ended(frame.stream).unwrap_or_else(|| {
+                    let due = self.ended > 0;
+                    self.ended -= usize::from(due);
+                    due
+                }),
+                kind => !matches!(kind, PRIORITY | SETTINGS | PING),
             };
             if !free && !self.count() {
                 return false;
@@ -351,7 +377,7 @@ impl FrameCounter {
         let mut well = true;
         while let Some(frame) = self.outgoing.next(&mut bytes) {
             let ends = frame.kind == RST_STREAM || matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM > 0;
-            if ends && self.open.remove(&frame.stream) {
+            if ends && self.open.ended(frame.stream).is_some() {
                 self.ended = (self.ended + 1).min(MAX_STREAMS as usize);
                 if frame.kind == RST_STREAM && FAULTS.contains(&frame.code) {
                     well &= self.count();
@@ -397,16 +423,16 @@ mod tests {
         stream.extend(frame(RST_STREAM, 0, 1, &[0; 4]));
         stream.extend(frame(HEADERS, 0, 3, &[0; 30]));
         for step in [1, 2, 8, 9, 10, 1_000] {
-            let mut counter = FrameCounter::new();
+            let mut counter = FrameCounter::new(Rc::default());
             assert!(stream.chunks(step).all(|part| counter.came(part)));
             assert_eq!(CHEAP_FRAMES - counter.allowed, 2, "in steps of {step}");
-            assert_eq!(counter.open.len(), 1);
+            assert_eq!(counter.open.0.borrow().len(), 1);
         }
     }
 
     #[test]
     fn a_flood_of_pings_is_too_much() {
-        let mut counter = FrameCounter::new();
+        let mut counter = FrameCounter::new(Rc::default());
         assert!(counter.came(&[b'P'; PREFACE]));
         let flood = frame(PING, 0, 0, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize);
         assert!(!counter.came(&flood));
@@ -414,7 +440,7 @@ mod tests {
 
     /// How many of so many streams pass that the client opens, `ours` answers and `theirs` follows.
     fn passing(ours: &[u8], code: u32, theirs: bool) -> u32 {
-        let mut counter = FrameCounter::new();
+        let mut counter = FrameCounter::new(Rc::default());
         assert!(counter.came(&[b'P'; PREFACE]));
         for at in 0..3 * CHEAP_FRAMES {
             let stream = 2 * at + 1;
@@ -439,8 +465,27 @@ mod tests {
     }
 
     #[test]
+    fn resets_of_what_was_taken_are_free_once_and_the_clients_faults_are_not() {
+        let open: Rc<OpenStreams> = Rc::default();
+        let mut counter = FrameCounter::new(Rc::clone(&open));
+        assert!(counter.came(&[b'P'; PREFACE]));
+        for at in 0..3 * CHEAP_FRAMES {
+            assert!(counter.came(&frame(HEADERS, 4, 2 * at + 1, &[0; 30])));
+            open.taken(2 * at + 1);
+        }
+        let mut reset = |at: u32| counter.came(&frame(RST_STREAM, 0, 2 * at + 1, &[0; 4]));
+        assert!((0..2 * CHEAP_FRAMES).all(&mut reset), "each once");
+        let again = frame(RST_STREAM, 0, 1, &[0; 4]).repeat(9 * CHEAP_FRAMES as usize);
+        assert!(!counter.came(&again));
+        let fault = |at: u32| frame(RST_STREAM, 0, 2 * at + 1, &1u32.to_be_bytes());
+        let faults: Vec<u8> = (2 * CHEAP_FRAMES..3 * CHEAP_FRAMES).flat_map(fault).collect();
+        assert!(!counter.goes(&faults), "the client made us reset these");
+        assert!(open.0.borrow().is_empty(), "none is kept");
+    }
+
+    #[test]
     fn a_stream_that_we_ended_is_reset_once() {
-        let mut counter = FrameCounter::new();
+        let mut counter = FrameCounter::new(Rc::default());
         assert!(counter.came(&[b'P'; PREFACE]));
         assert!(counter.came(&frame(HEADERS, 4, 1, &[0; 30])));
         assert!(counter.goes(&frame(HEADERS, END_STREAM, 1, &[])));

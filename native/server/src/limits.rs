@@ -59,9 +59,9 @@ pub const REMEMBER_RESETS: Duration = Duration::from_secs(5);
 /// Overhead of small unread DATA frames on a connection: 256 bytes for each. Tokens come in such frames.
 pub const FRAME_OVERHEAD: usize = 4 << 20;
 
-/// Frames that cost a client nothing, at once and per second: PING, SETTINGS, PRIORITY, and RST_STREAM of a stream
-/// that we have not ended. Clients that leave make Envoy send one for each. It also sends one for each stream that we
-/// end first, which is every request: those are not counted.
+/// Frames that cost a client nothing, at once and per second: PING, SETTINGS, PRIORITY, and RST_STREAM of a stream of
+/// which we have taken no message and that we have not ended. Clients that leave make Envoy send one for each, and all
+/// may leave at once. It also sends one for each stream that we end first, which is every request: those are not counted.
 pub const CHEAP_FRAMES: u32 = 2_000;
 
 /// See `CHEAP_FRAMES`.

@@ -344,6 +344,31 @@ fn answers_that_wait_are_bounded_over_all_connections() {
 }
 
 #[test]
+fn messages_whose_answers_wait_for_a_window_are_counted() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 0).await;
+        const LENGTH: usize = 200_000; // echoed by the thread that serves
+        for at in 0..100 {
+            let stream = 2 * at + 1;
+            let prefix = [&[0][..], &(LENGTH as u32).to_be_bytes()].concat();
+            client.send(&[kit::open(stream), kit::data(stream, &prefix)].concat()).await.unwrap();
+            pour(&mut client, stream, LENGTH - 8_000).await;
+            client.send(&kit::data(stream, &[0; 8_000])).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+        let (used, most) = (world.shared.waiting.used(), world.shared.waiting.most());
+        assert!((30 * LENGTH..=most).contains(&used), "{used} of {most}");
+        assert!(world.logic.closed.load(Ordering::Relaxed) >= 40, "a hundred are more than half of it");
+        drop(client);
+        let _ = task.await;
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(world.shared.waiting.used(), 0);
+    });
+}
+
+#[test]
 fn a_watch_of_health_takes_one_message() {
     run(async {
         let world = World::new();
@@ -354,6 +379,35 @@ fn a_watch_of_health_takes_one_message() {
         assert!(stream.hear().await.is_some());
         stream.say(&[0; 1_000]);
         assert_eq!(stream.code().await.as_deref(), Some("13"));
+    });
+}
+
+#[test]
+fn nothing_lies_unread_while_the_last_words_wait_for_a_window() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(0);
+        let mut client = kit::connect(socket, builder).await.unwrap();
+        let mut check = Stream::open(&mut client, kit::CHECK).await;
+        check.say(b"");
+        assert!(check.body().await.is_some(), "headers come");
+        check.say(&[0; 1_000]);
+        let began = Instant::now();
+        assert_eq!(check.code().await.as_deref(), Some("13"));
+        assert!(began.elapsed() < Duration::from_secs(10));
+
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 0).await;
+        client.send(&[kit::open(1), kit::say(1, b"wait")].concat()).await.unwrap();
+        for _ in 0..3 {
+            sleep(Duration::from_secs(41)).await; // until it is over; the refusal has no window
+            client.send(&kit::frame(kit::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])).await.unwrap();
+        }
+        pour(&mut client, 1, 200_000).await;
+        let waiting = world.shared.waiting.used();
+        assert!(waiting >= 192_000, "{waiting}");
     });
 }
 
@@ -453,7 +507,7 @@ fn handshakes_wait_for_their_turn() {
 fn nothing_is_read_while_nothing_can_be_written() {
     run(async {
         let (mut client, server) = duplex(1_000);
-        let mut io = Buffered::new(server);
+        let mut io = Buffered::new(server, Rc::default());
         io.write_all(&vec![0; WRITE_BUFFER]).await.unwrap();
         client.write_all(b"hello").await.unwrap();
         let mut got = [0; 5];

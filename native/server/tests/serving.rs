@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
+use rollouts_server::limits::WORKERS;
 use rollouts_server::{Config, Event, Handle, METHOD, resolve, serve};
 use tokio::net::TcpStream;
 
@@ -179,6 +180,33 @@ fn a_stream_that_is_reset_in_the_midst_of_long_work_is_closed_after_it() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(world.is_well().await);
+    });
+}
+
+#[test]
+fn long_work_that_has_not_begun_is_let_go_of_with_its_stream() {
+    run(async {
+        let world = World::new();
+        let mut client = world.client().await; // all on one thread
+        let gate = Arc::clone(&world.logic.gate);
+        let held = gate.lock().await;
+        let mut all = Vec::new();
+        for _ in 0..2 * WORKERS {
+            let mut long = Stream::open(&mut client, METHOD).await;
+            long.say(&vec![3; LONG]);
+            all.push(long);
+        }
+        let mut other = Stream::answered(&mut client).await;
+        all.iter_mut().for_each(|long| long.send.send_reset(h2::Reason::CANCEL));
+        while world.logic.closed.load(Ordering::Relaxed) < WORKERS {
+            other.say(b"hello");
+            assert!(other.hear().await.is_some());
+        }
+        drop(held);
+        while world.logic.closed.load(Ordering::Relaxed) < 2 * WORKERS {
+            other.say(b"hello");
+            assert!(other.hear().await.is_some());
+        }
     });
 }
 
@@ -421,6 +449,27 @@ fn many_clients_that_leave_at_once_are_no_attack() {
         envoy.send(&burst).await.unwrap();
         envoy.send(&[kit::open(2_001), kit::say(2_001, b"close")].concat()).await.unwrap();
         assert!(envoy.ended(2_001).await);
+    });
+}
+
+#[test]
+fn thousands_of_requests_that_are_abandoned_at_once_end_no_other_stream() {
+    run(async {
+        let world = World::new();
+        let socket = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
+        let mut envoy = Raw::hello(socket, 65_535).await;
+        // Half of them are answered; the others wait for the rest of a body.
+        for (said, first) in [(&b"hello"[..], 3), (b"wait", 3_003)] {
+            let streams: Vec<u32> = (0..1_500).map(|at| 2 * at + first).collect();
+            let calls: Vec<u8> = streams.iter().flat_map(|at| [kit::open(*at), kit::say(*at, said)].concat()).collect();
+            envoy.send(&calls).await.unwrap();
+        }
+        envoy.send(&[kit::open(6_003), kit::say(6_003, b"hello")].concat()).await.unwrap();
+        while envoy.next().await.is_some_and(|(kind, _, stream, _)| (kind, stream) != (kit::DATA, 6_003)) {}
+        let resets: Vec<u8> = (0..3_000).flat_map(|at| kit::reset(2 * at + 3)).collect();
+        envoy.send(&resets).await.unwrap();
+        envoy.send(&kit::say(6_003, b"close")).await.unwrap();
+        assert!(envoy.ended(6_003).await, "the connection of everybody was closed");
     });
 }
 

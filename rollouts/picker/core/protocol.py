@@ -287,6 +287,7 @@ class Exchange:
             # In one split all targets get the body in one form, or they could not be compared.
             plain = self._reader.decoded and (changed or outcome.split)
         self._answer = Answer(outcome, self._headers, change, plain)
+        self._subset = None  # a response may last for hours
         if outcome.measured:
             self._meter = ResponseMeter(now)
         if outcome.restored:

@@ -30,10 +30,14 @@ from rollouts.picker.core.messages import (
     ResponseTrailers,
 )
 
-__all__ = ["MAX_STRUCT_DEPTH", "WireError", "decode", "metadata_value"]
+__all__ = ["MAX_METADATA", "MAX_STRUCT_DEPTH", "WireError", "decode", "metadata_value"]
 
 MAX_STRUCT_DEPTH = 16
 """A subset hint is two levels deep; metadata is set by operators but may copy client input."""
+
+MAX_METADATA = 64 << 10
+"""Bytes of the metadata that a subset hint may come in: about three thousand addresses. What is read of it takes many
+times as much."""
 
 _SURELY_SMALL = MAX_HEADER_LIST // (1 + PER_LINE // 2)
 """Bytes of a ``HeaderMap`` that cannot hold too large a list: a line takes two at least."""
@@ -296,9 +300,12 @@ def metadata_value(metadata: bytes, namespace: bytes, key: bytes) -> Any:
     """``filter_metadata[namespace][key]`` of a serialized ``Metadata`` as Python values, else None.
 
     ``google.protobuf.Struct`` maps to dict, list, str, float, bool; its null is None as well.
+    Raises WireError, for more than ``MAX_METADATA`` too.
     """
     if namespace not in metadata:  # the common case, decided at the speed of memchr
         return None
+    if len(metadata) > MAX_METADATA:
+        raise WireError(f"metadata of {len(metadata)} bytes; at most {MAX_METADATA} are read")
     try:
         for number, kind, start, stop in _fields(metadata, 0, len(metadata)):
             if number == 1 and kind == 2:

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from rollouts.picker.core.endpoints import Endpoint
-from rollouts.picker.core.schedule import Scheduler
+from rollouts.picker.core.schedule import Load, Scheduler
 from rollouts.picker.core.scrape import ScrapeConfig
 from rollouts.picker.scraper import Scraper
 from tests.kit.polling import eventually
@@ -46,8 +47,8 @@ async def pod() -> AsyncIterator[FakePod]:
     await runner.cleanup()
 
 
-def make(pod: FakePod, **config: float) -> tuple[Scheduler, Scraper]:
-    scheduler = Scheduler()
+def make(pod: FakePod, scheduler: Scheduler | None = None, **config: float) -> tuple[Scheduler, Scraper]:
+    scheduler = scheduler or Scheduler()
     host, _, port = pod.address.rpartition(":")
     scheduler.sync([Endpoint(pod.address, host, int(port), "p0", "pool", 1.0)], 0.0, 1e9)
     return scheduler, Scraper(scheduler, ScrapeConfig(**config))  # type: ignore[arg-type]  # floats all
@@ -109,3 +110,31 @@ async def test_a_pod_that_answers_nonsense_keeps_its_last_figures(pod: FakePod, 
 
     assert state.load.waiting == 3
     assert (state.load.models is None) is (broken == "models are no JSON")
+
+
+class Failing(Scheduler):
+    """Fails as the native one does after a panic, as long as it is told to."""
+
+    broken = True
+
+    def observe(self, address: str, load: Load, now: float, *, before: int | None = None) -> None:
+        if self.broken:
+            raise RuntimeError("a bug in the native data path")
+        super().observe(address, load, now, before=before)
+
+
+async def test_a_bug_of_the_native_data_path_is_a_failed_scrape_and_the_next_one_comes(pod: FakePod) -> None:
+    scheduler = Failing()
+    _, scraper = make(pod, scheduler)
+    try:
+        with capture_logs() as logs:
+            scraper.tick(1e9)
+            await eventually(lambda: len(logs) == 1)
+        scheduler.broken = False
+        scraper.tick(2e9)
+        (state,) = scheduler.candidates(None)
+        await eventually(lambda: state.load.waiting == 3)
+    finally:
+        await scraper.close()
+
+    assert [(log["event"], log["pod"]) for log in logs] == [("scrape_failed", "p0")]

@@ -200,6 +200,24 @@ def test_metadata_that_is_nested_without_end_is_refused() -> None:
         wire.metadata_value(metadata, b"s", b"k")
 
 
+@pytest.mark.parametrize(("size", "refused"), [(wire.MAX_METADATA, False), (wire.MAX_METADATA + 1, True)])
+def test_metadata_beyond_a_limit_is_refused_before_it_is_read(size: int, refused: bool) -> None:
+    metadata = base_pb2.Metadata()
+    hint = metadata.filter_metadata["envoy.lb.subset_hint"]
+    hint["k"] = "10.0.0.1"
+    rest = size - metadata.ByteSize()
+    metadata.filter_metadata["other"]["pad"] = "x" * (rest - 32)
+    metadata.filter_metadata["other"]["pad"] += "x" * (size - metadata.ByteSize())
+    data = metadata.SerializeToString()
+    assert len(data) == size
+
+    if refused:
+        with pytest.raises(wire.WireError, match=f"metadata of {size} bytes; at most 65536 are read"):
+            wire.metadata_value(data, b"envoy.lb.subset_hint", b"k")
+    else:
+        assert wire.metadata_value(data, b"envoy.lb.subset_hint", b"k") == "10.0.0.1"
+
+
 def outcome(read: Callable[[], object]) -> str:
     """Any exception but WireError goes through and fails the test."""
     try:
