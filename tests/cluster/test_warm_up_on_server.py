@@ -13,6 +13,7 @@ import pytest
 from rollouts.kube.http import open_client
 from rollouts.lab.kubelet import Kubelet
 from rollouts.lab.nodes import Node, Nodes, PretendRuntime
+from rollouts.lab.nodes.node import NODES
 from rollouts.lab.pickers import Pickers
 from rollouts.objects import kinds
 from rollouts.objects.pods import DRAINING_ANNOTATION, WARMED_ANNOTATION, is_ready
@@ -56,6 +57,7 @@ async def our_pickers(plane: WholePlane, namespace: str, directory: Path) -> Asy
             await pickers.stop()
             await kubelet.stop()
             await nodes.stop()
+            await client.delete(NODES, None, _OWN_NODE.name)  # the plane is the other tests' as well
 
 
 def _rollout() -> Object:
