@@ -459,15 +459,16 @@ def _owe(draft: Draft, identity: Identity, attempt: Attempt) -> None:
     view = draft.obs.workloads.get(identity, WorkloadView())
     owed = [ScaleDown(identity=identity, selector=view.selector)]
     is_canary = identity == attempt.canary.identity
-    for one in attempt.capacity.companions if attempt.capacity is not None else ():
-        owed.append(_companion_owed(draft, identity, attempt.capacity, one, is_canary=is_canary))
+    if (capacity := attempt.capacity) is not None:
+        for one in capacity.companions:
+            owed.append(_companion_owed(draft, identity, capacity, one, is_canary=is_canary))
     _add_owed(draft, *owed)
 
 
 def _companion_owed(
     draft: Draft,
     version: Identity,
-    capacity: AttemptCapacity | None,
+    capacity: AttemptCapacity,
     one: CompanionCapacity,
     *,
     is_canary: bool,
@@ -478,7 +479,7 @@ def _companion_owed(
         of=version,
         role=one.role,
         pods=one.stable_at_start,
-        of_pods=capacity.stable_at_start if capacity is not None else 0,
+        of_pods=capacity.stable_at_start,
         selector=draft.obs.workloads.get(identity, WorkloadView()).selector,
     )
 
