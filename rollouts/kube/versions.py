@@ -7,7 +7,7 @@ of an object are the same in each, so that a watch goes on when the server is up
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import aclosing
 from typing import Any, TypeVar, Unpack, cast
 
 from rollouts.kube.client import (
@@ -21,7 +21,7 @@ from rollouts.kube.client import (
     WatchOptions,
 )
 from rollouts.kube.errors import KindNotServed
-from rollouts.kube.wrapping import Call, WrappedClient
+from rollouts.kube.wrapping import WrappedClient
 
 __all__ = ["AnyVersion"]
 
@@ -36,10 +36,6 @@ class AnyVersion(WrappedClient):
         super().__init__(inner)
         self._others = others
         self._served: dict[Resource, Resource] = {}
-
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
-        """Nothing."""
-        return nullcontext()
 
     def _versions(self, resource: Resource, *, afresh: bool = False) -> list[Resource]:
         """The versions in the order in which they are asked; ``afresh``: the best first, whatever was served."""

@@ -6,7 +6,7 @@ A wrapper says what happens *around* a call: check, count, time, fail. Which met
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Unpack, cast
@@ -65,9 +65,9 @@ class WrappedClient:
     def around(self, call: Call) -> AbstractAsyncContextManager[None]:
         """Entered before the call, left after its answer; around a watch, from first to last event.
 
-        What it raises on the way in keeps the call from being made.
+        What it raises on the way in keeps the call from being made. Nothing, unless a wrapper says otherwise.
         """
-        raise NotImplementedError
+        return nullcontext()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """See ``KubeClient.get``."""
