@@ -13,26 +13,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from rollouts.kube.client import PatchKind, Resource
+from rollouts.kube.client import PatchKind
 from rollouts.picker.conformance.report import check_picker
 from rollouts.picker.core.objects import PoolName
 from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
-from tests.kit.dataplane import NAMESPACE, DataPlane, backend
+from tests.kit.dataplane import MODELS, NAMESPACE, DataPlane, adapter_rollout, backend
 from tests.kit.polling import eventually
 
-MODELS = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
-ROLLOUT = {
-    "apiVersion": "inferencerollouts.dev/v1alpha1",
-    "kind": "Rollout",
-    "metadata": {"name": "travelhelper", "namespace": NAMESPACE},
-    "spec": {
-        "target": {"adapter": {"name": "v2"}},
-        "traffic": {"inferenceModel": {"name": "loramodel", "modelName": "travelhelper"}},
-        "strategy": {"canary": {"sticky": {"header": "x-session-id"}, "analysis": {"preset": "default"}}},
-    },
-    "status": {"phase": "Progressing", "canary": {"adapter": {"name": "v2"}}},
-}
+ROLLOUT = adapter_rollout(sticky={"header": "x-session-id"})
 
 
 class Lab:

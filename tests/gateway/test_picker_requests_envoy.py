@@ -14,25 +14,13 @@ import brotli
 import pytest
 from backports import zstd
 
-from rollouts.kube.client import Resource
 from rollouts.picker.core.objects import PoolName
 from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
-from tests.kit.dataplane import NAMESPACE, DataPlane, backend
+from tests.kit.dataplane import MODELS, NAMESPACE, DataPlane, adapter_rollout, backend
 from tests.kit.polling import eventually
 
-MODELS = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
-ROLLOUT = {
-    "apiVersion": "inferencerollouts.dev/v1alpha1",
-    "kind": "Rollout",
-    "metadata": {"name": "travelhelper", "namespace": NAMESPACE},
-    "spec": {
-        "target": {"adapter": {"name": "v2"}},
-        "traffic": {"inferenceModel": {"name": "loramodel", "modelName": "travelhelper"}},
-        "strategy": {"canary": {"analysis": {"preset": "default"}}},
-    },
-    "status": {"phase": "Progressing", "canary": {"adapter": {"name": "v2"}}},
-}
+ROLLOUT = adapter_rollout()
 CHAT = {"model": "travelhelper", "max_tokens": 2, "messages": [{"role": "user", "content": "é" * 50}]}
 Ask = Callable[..., Any]
 

@@ -24,9 +24,10 @@ from rollouts.lab.vllm.spec import PodSpec
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
-__all__ = ["NAMESPACE", "DataPlane", "backend"]
+__all__ = ["MODELS", "NAMESPACE", "DataPlane", "adapter_rollout", "backend"]
 
 NAMESPACE = "default"
+MODELS = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
 # Own addresses for each pod of a test run, so that a port in TIME_WAIT is never met again.
 _ADDRESSES = itertools.count(1)
 
@@ -36,6 +37,21 @@ Object = dict[str, Any]
 def backend(pool: str, weight: int, group: str = POOLS_V1ALPHA2.group) -> Object:
     """One backendRef to an InferencePool."""
     return {"group": group, "kind": "InferencePool", "name": pool, "port": 8000, "weight": weight}
+
+
+def adapter_rollout(**canary: Any) -> Object:
+    """A Rollout in progress, for which a picker measures answers; ``canary``: more fields of its strategy."""
+    return {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": "travelhelper", "namespace": NAMESPACE},
+        "spec": {
+            "target": {"adapter": {"name": "v2"}},
+            "traffic": {"inferenceModel": {"name": "loramodel", "modelName": "travelhelper"}},
+            "strategy": {"canary": {**canary, "analysis": {"preset": "default"}}},
+        },
+        "status": {"phase": "Progressing", "canary": {"adapter": {"name": "v2"}}},
+    }
 
 
 class DataPlane:

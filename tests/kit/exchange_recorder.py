@@ -23,7 +23,6 @@ import aiohttp
 import brotli
 from backports import zstd
 
-from rollouts.kube.client import Resource
 from rollouts.picker import server
 from rollouts.picker.core.encoding import encode
 from rollouts.picker.core.objects import PoolName
@@ -32,24 +31,13 @@ from rollouts.picker.core.schedule import Load, Scheduler
 from rollouts.picker.core.wire import decode
 from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
-from tests.kit.dataplane import NAMESPACE, DataPlane, backend
+from tests.kit.dataplane import MODELS, NAMESPACE, DataPlane, adapter_rollout, backend
 from tests.kit.polling import eventually
 
 __all__ = ["RECORDING"]
 
 RECORDING = Path(__file__).parents[1] / "recordings" / "envoy-exchanges.jsonl"
-_MODELS = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
-_ROLLOUT = {
-    "apiVersion": "inferencerollouts.dev/v1alpha1",
-    "kind": "Rollout",
-    "metadata": {"name": "travelhelper", "namespace": NAMESPACE},
-    "spec": {
-        "target": {"adapter": {"name": "v2"}},
-        "traffic": {"inferenceModel": {"name": "loramodel", "modelName": "travelhelper"}},
-        "strategy": {"canary": {"analysis": {"preset": "default"}}},
-    },
-    "status": {"phase": "Progressing", "canary": {"adapter": {"name": "v2"}}},
-}
+_ROLLOUT = adapter_rollout()
 _TRIES = 8
 """Of a request: Envoy gives a picker 200 ms for each message, and a busy machine is slower now and then."""
 
@@ -200,7 +188,7 @@ async def _record(directory: Path, *, keep: bool = False, measured: bool = False
         await plane.add_pool("pool", picker=address, adapters={"v2": "/v2"}, max_model_len=1_000_000)
         targets = [{"name": "v2", "weight": 1}]
         spec = {"modelName": "travelhelper", "poolRef": {"name": "pool"}, "targetModels": targets}
-        await plane.create(_MODELS, "loramodel", {"spec": spec})
+        await plane.create(MODELS, "loramodel", {"spec": spec})
         await plane.route(backend("pool", 1))
         await eventually(lambda: picker.router.snapshot.rules.find("travelhelper") is not None, timeout=60)
         await eventually(lambda: len(picker.router.snapshot.endpoints) == 1, timeout=60)
