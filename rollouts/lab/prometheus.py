@@ -124,21 +124,10 @@ class Prometheus:
 
     async def start(self) -> None:
         """Start it and wait until it is ready. Raises PrometheusMissingError, ProcessStartError."""
-        program = find_prometheus()
+        command = self._command(f"127.0.0.1:{self._port}")
         if not (self.directory / "prometheus.yml").is_file():
             self.scrape(self._jobs)
-        self._process = ChildProcess(
-            "prometheus",
-            [
-                str(program),
-                f"--config.file={self.directory / 'prometheus.yml'}",
-                f"--storage.tsdb.path={self.directory / 'data'}",
-                f"--web.listen-address=127.0.0.1:{self._port}",
-                "--web.enable-lifecycle",
-                "--log.level=warn",
-            ],
-            log_path=self.directory / "prometheus.log",
-        )
+        self._process = ChildProcess("prometheus", command, log_path=self.directory / "prometheus.log")
         await self._process.start()
         try:
             async with asyncio.timeout(20), aiohttp.ClientSession() as session:
@@ -148,6 +137,16 @@ class Prometheus:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise self._process.failure("it was not ready in time") from None
+
+    def _command(self, address: str) -> list[str]:
+        return [
+            str(find_prometheus()),
+            f"--config.file={self.directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.directory / 'data'}",
+            f"--web.listen-address={address}",
+            "--web.enable-lifecycle",
+            "--log.level=warn",
+        ]
 
     async def _ready(self, session: aiohttp.ClientSession) -> bool:
         try:

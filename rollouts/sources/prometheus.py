@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +36,7 @@ from rollouts.analysis.exposition import ScrapedPage, add_series
 from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
 from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Value
 from rollouts.runtime.fairness import FairSlots
+from rollouts.sources.answers import measured
 from rollouts.sources.base import (
     Endpoints,
     Place,
@@ -51,9 +53,10 @@ from rollouts.sources.promql import (
     LOOKBACK,
     PerJob,
     PodSelection,
-    job_query,
-    measure_query,
-    raw_query,
+    job_queries,
+    measure_queries,
+    name_queries,
+    raw_queries,
     users_seconds,
 )
 
@@ -121,6 +124,11 @@ _PAGE = 16
 _LONG = 4000
 """Characters of a query from which on it is posted: some proxies take no hundreds of pods by name in a URL."""
 
+_FOR_THAT_MOMENT = {"nocache": "1"}
+"""VictoriaMetrics answers for 30 s earlier than now unless it is told not to; others know no such parameter."""
+_MOST_LATE = 300.0
+"""Seconds before now that a server may answer for."""
+
 _MAX_JOBS = 20_000
 
 
@@ -144,6 +152,8 @@ class BoundedSession(requests.Session):
         self._config = config
         self._sockets: list[socket.socket] = []
         self._cut = False
+        self.partial = False
+        """Whether the last answer says of itself that a part is missing."""
         super().__init__()
         self.trust_env = False
         self.max_redirects = 0
@@ -193,6 +203,7 @@ class BoundedSession(requests.Session):
         finally:
             response.close()
         response._content = body
+        self.partial = _partial(body)
         return response
 
     def _credentials(self) -> dict[str, str]:
@@ -222,6 +233,14 @@ class PrometheusSource:
         if self._config.enforced_label:
             promql = self._limited(promql, namespace)
         return await self._query(promql, at, MAX_SERIES, namespace)
+
+    async def _queries(self, asked: Iterable[str], at: datetime, namespace: str) -> list[Value]:
+        """The answers to queries of our own, each about some of the pods."""
+        return await asyncio.gather(*(self._query(one, at, _MAX_RAW, namespace) for one in asked))
+
+    async def _series(self, asked: Iterable[str], at: datetime, namespace: str) -> list[Labelled]:
+        answers = await self._queries(asked, at, namespace)
+        return [item for answer in answers if isinstance(answer, tuple) for item in answer]
 
     async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
         session = BoundedSession(self._config)
@@ -258,8 +277,12 @@ class PrometheusSource:
             connect = PrometheusConnect(
                 url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0), method=method
             )
+            params = {"time": f"{at.timestamp():.3f}", **_FOR_THAT_MOMENT}
             try:
-                return connect.custom_query(promql, params={"time": f"{at.timestamp():.3f}"})
+                data = connect.custom_query(promql, params=params)
+                if session.partial:
+                    raise SourceUnavailable(f"source {self._name}: a part of the answer is missing, it says")
+                return data
             except PrometheusApiClientException as error:
                 raise self._refusal(error) from None
             except requests.exceptions.ContentDecodingError:
@@ -282,7 +305,8 @@ class PrometheusSource:
         code = match.group(1) if match else "?"
         if code in ("400", "422"):
             return QueryRefused(
-                f"source {self._name} refuses the query ({code}): check its PromQL with promtool"
+                f"source {self._name} refuses the query ({code}): check its PromQL with promtool, "
+                "and the server's limits"
             )
         return SourceUnavailable(f"source {self._name}: HTTP {code}")
 
@@ -291,19 +315,19 @@ class PrometheusSource:
         wanted, endpoints = statistic_of(self.offer, spec), self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
+        at = await self._answered(endpoints, at, spec.window.total_seconds(), place.namespace)
         where = self._where(place, ((None, tuple(endpoints)),))
-        held = await self._query(job_query(wanted.names, where), at, _MAX_RAW, place.namespace)
-        per_job, scraped = chosen_jobs(held if isinstance(held, tuple) else (), where, endpoints)
+        jobs, names = await asyncio.gather(
+            self._series(job_queries(wanted.names, where), at, place.namespace),
+            self._series(name_queries(wanted.names, where), at, place.namespace),
+        )
+        per_job, scraped = chosen_jobs(jobs, where, endpoints)
         self._demand_whole_pods(endpoints, scraped)
         if not per_job:
             return math.nan
-        query = measure_query(wanted, spec.window, self._where(place, per_job), at)
-        if not query:
-            return math.nan
-        value = await self._query(query, at, MAX_SERIES, place.namespace)
-        if isinstance(value, tuple):
-            return value[0].value if len(value) == 1 else math.nan
-        return value
+        held = {dict(item.labels).get("__name__", "") for item in names}
+        asked = measure_queries(wanted, held, spec.window, self._where(place, per_job), at)
+        return measured(wanted, spec.window, await self._queries(asked, at, place.namespace))
 
     async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
         """See ``Source.requests``: None where the server does not reach back so far."""
@@ -311,6 +335,20 @@ class PrometheusSource:
         rate = await self.measure(load, place, at)
         total = rate * since.total_seconds() if isinstance(rate, float) else math.nan
         return total if math.isfinite(total) else None
+
+    async def _answered(
+        self, endpoints: list[ScrapeTarget], at: datetime, window: float, namespace: str
+    ) -> datetime:
+        """The moment that the server answers for when it is asked for another, where that makes a difference.
+
+        Some answer for an earlier one than asked while samples of the last seconds may still arrive, and say so
+        nowhere: a window that begins after a pod's warm-up would begin in it.
+        """
+        if not any(users_seconds(one, at) < window + LOOKBACK + _MOST_LATE for one in endpoints):
+            return at
+        told = await self._query("time()", at, 1, namespace)
+        late = at.timestamp() - told if isinstance(told, float) else 0.0
+        return at - timedelta(seconds=late) if 0 < late <= _MOST_LATE else at
 
     def _where(self, place: Place, per_job: PerJob) -> PodSelection:
         return PodSelection(
@@ -344,6 +382,7 @@ class PrometheusSource:
         """
         refuse_adapter(place)
         known = self._endpoints(place.namespace, place.arm)
+        at = await self._answered(known, at, 0.0, place.namespace)
         endpoints = [one for one in known if users_seconds(one, at) >= 1]
         if not endpoints:
             return {}
@@ -371,13 +410,13 @@ class PrometheusSource:
     ) -> dict[str, RawPod]:
         """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
         where = self._where(place, ((None, tuple(endpoints)),))
-        value = await self._query(raw_query(names, where, at), at, _MAX_RAW, place.namespace)
-        if not isinstance(value, tuple):
+        answers = await self._queries(raw_queries(names, where, at), at, place.namespace)
+        if not all(isinstance(answer, tuple) for answer in answers):
             raise SourceUnavailable(f"source {self._name}: the answer is no vector")
         by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
         by_address = {f"{endpoint.ip}:{endpoint.port}": endpoint for endpoint in endpoints}
         held: dict[ScrapeTarget, dict[str, list[tuple[dict[str, str], float]]]] = {}
-        for item in value:
+        for item in (item for answer in answers if isinstance(answer, tuple) for item in answer):
             labels = dict(item.labels)
             endpoint = by_name.get(labels.get(where.pod_label, ""))
             if endpoint is not None and endpoint.of:  # one of several processes: told by its address
@@ -408,6 +447,24 @@ class PrometheusSource:
 
 
 # --- answers ---------------------------------------------------------------------------------------
+
+
+def _partial(body: bytes) -> bool:
+    """Whether some of the servers behind a server did not answer.
+
+    VictoriaMetrics says ``isPartial``, Thanos warns. What PromQL itself has to remark of a query begins with its name.
+    """
+    if not re.search(rb'"isPartial":\s*true|"warnings"', body):
+        return False
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(said, dict):
+        return False
+    warnings = said.get("warnings")
+    told = warnings if isinstance(warnings, list) else []
+    return said.get("isPartial") is True or any(not str(one).startswith("PromQL ") for one in told)
 
 
 def _number(text: Any) -> float:

@@ -4,31 +4,46 @@ The namespace is always matched, since pods of one name exist in many. One scrap
 (a PodMonitor and a ServiceMonitor, say) hold every count twice. A counter that appears with its first event, in a
 process that was there before, began at 0: ``increase`` would leave that first value out.
 
+``increase`` is one thing in Prometheus, which reads what is in the window and extrapolates, and another in
+VictoriaMetrics, which begins at the sample before the window, and at 0 where there is none and the first value is
+small. They agree about a series that was there when the window began, and it is asked about no other: whatever came
+later has grown by what it shows above its first sample in the window.
+
 Of a pod that was warmed up within the window what came after counts, as in the pods source: its ranges begin there.
-``offset`` would find a sample from before, since a server looks back, so such a pod's samples are counted instead.
+``offset`` and ``increase`` would find a sample from before, since a server looks back, so such a pod's samples are
+counted instead.
+
+Servers bound queries (VictoriaMetrics 16 KiB by default), so the pods are asked about in as many as it takes, and
+sums are answered, which ``answers`` adds up.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import NamedTuple
 
 from rollouts.analysis.catalogue import Groups, Over, Selector
-from rollouts.analysis.offers import QUANTILES, Statistic
+from rollouts.analysis.offers import Statistic
 from rollouts.analysis.types import MeasureKind, Stat
 from rollouts.sources.base import ScrapeTarget
 
 __all__ = [
+    "IS",
+    "LONGEST_QUERY",
     "LOOKBACK",
+    "Is",
     "PerJob",
     "PodSelection",
-    "job_query",
-    "measure_query",
-    "raw_query",
+    "job_queries",
+    "measure_queries",
+    "name_queries",
+    "raw_queries",
     "users_seconds",
 ]
 
@@ -38,9 +53,29 @@ _SETTLES = 5.0
 """Seconds after a warm-up: clocks of two machines differ, and counters are written after the answer."""
 _CUTS = 8
 """Lengths to which windows are cut, at most: a query is no longer for a pod that came at a moment of its own."""
+LONGEST_QUERY = 15_000
+"""Bytes of a query of several pods: ``-search.maxQueryLen`` of VictoriaMetrics is 16 KiB."""
+
+IS = "is"
+"""The label that says what a sum of an answer is: one of ``Is`` and the place of the alternative."""
+
+
+class Is(StrEnum):
+    """What is asked for of the pods of a query."""
+
+    THERE = "there"
+    VALUE = "value"
+    SUM = "sum"
+    COUNT = "count"
+    BUCKETS = "buckets"
+    OF = "of"
+    FINISHED = "finished"
+
 
 _ALWAYS = ("process_start_time_seconds", "vllm:num_requests_running", "sglang:num_running_reqs")
 """Exposed from a process' first scrape on, whatever it has served."""
+_PARTS = ("", "_count", "_bucket", "_sum")
+"""What a metric's name ends with in a series: of a histogram, its parts."""
 
 PerJob = tuple[tuple[str | None, tuple[ScrapeTarget, ...]], ...]
 """The pods that are read from each scrape job; None for whichever."""
@@ -69,7 +104,7 @@ class PodSelection:
     def matchers(self, job: str | None, endpoints: Iterable[ScrapeTarget]) -> str:
         """The matchers of some of the pods."""
         names = dict.fromkeys(self.name(endpoint) for endpoint in endpoints)
-        parts = [f"{self.pod_label}=~{_among(names)}"]
+        parts = [f"{self.pod_label}=~{_among_names(names)}"]
         for label in dict.fromkeys((self.namespace_label, self.enforced_label)):
             if label:
                 parts.append(f'{label}="{_escape(self.namespace)}"')
@@ -121,6 +156,15 @@ def _among(values: Iterable[str]) -> str:
     return f'"{_escape("|".join(_quote_regex(value) for value in values))}"'
 
 
+def _among_names(names: Iterable[str]) -> str:
+    """As ``_among``; what all names begin with, as those of a Deployment's pods do, is written once."""
+    some = list(names)
+    pairs = zip(min(some), max(some), strict=False) if len(some) > 1 else ()
+    prefix = "".join(one for one, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    rest = "|".join(_quote_regex(name[len(prefix) :]) for name in some)
+    return f'"{_escape(f"{_quote_regex(prefix)}({rest})" if prefix else rest)}"'
+
+
 def _labels(selector: Selector) -> list[str]:
     parts = [f"{key}=~{_among(accepted)}" for key, accepted in (selector.any_of or {}).items()]
     parts += [f"{key}!~{_among(refused)}" for key, refused in (selector.none_of or {}).items()]
@@ -136,8 +180,31 @@ def _any_name(names: Iterable[str]) -> str:
     return f'__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?"'
 
 
-def raw_query(names: frozenset[str], where: PodSelection, at: datetime) -> str:
+def _divided(where: PodSelection, written: Callable[[PodSelection], str]) -> list[str]:
+    """The query, or as many as it takes, each of some of the pods, until none is too long. None of nothing."""
+    query = written(where)
+    if len(query.encode()) <= LONGEST_QUERY:
+        return [query] if query else []
+    pods = [(job, endpoint) for job, endpoints in where.per_job for endpoint in endpoints]
+    if len(pods) == 1:
+        return [query]
+    halves = pods[: len(pods) // 2], pods[len(pods) // 2 :]
+    return [query for half in halves for query in _divided(replace(where, per_job=_by_job(half)), written)]
+
+
+def _by_job(pods: Iterable[tuple[str | None, ScrapeTarget]]) -> PerJob:
+    found: dict[str | None, list[ScrapeTarget]] = {}
+    for job, endpoint in pods:
+        found.setdefault(job, []).append(endpoint)
+    return tuple((job, tuple(endpoints)) for job, endpoints in found.items())
+
+
+def raw_queries(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
     """Every wanted series of the pods, histograms by their three parts; of pods just warmed up, what is of users."""
+    return _divided(where, lambda some: _raw(names, some, at))
+
+
+def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> str:
     found: list[str] = []
     for job, endpoints in where.per_job:
         ages: dict[int, list[ScrapeTarget]] = {}
@@ -150,96 +217,133 @@ def raw_query(names: frozenset[str], where: PodSelection, at: datetime) -> str:
     return " or ".join(found)
 
 
-def job_query(names: Iterable[str], where: PodSelection) -> str:
+def job_queries(names: Iterable[str], where: PodSelection) -> list[str]:
     """How many of the wanted series each scrape job holds of each process."""
-    series = " or ".join(f"{{{_any_name(names)},{where.matchers(*part)}}}" for part in where.per_job)
-    return f"count by (job, {where.process}) ({series})"
+    wanted = tuple(names)
+
+    def written(some: PodSelection) -> str:
+        series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
+        return f"count by (job, {some.process}) ({series})"
+
+    return _divided(where, written)
 
 
-def measure_query(wanted: Statistic, window: timedelta, where: PodSelection, at: datetime) -> str:
-    """The PromQL of a statistic over the pods; alternatives are joined by ``or``.
+def name_queries(names: Iterable[str], where: PodSelection) -> list[str]:
+    """How many series the pods have of each of these names, and of those that every process has."""
+    wanted = {*names, *_ALWAYS}
 
-    Nothing where none of the pods was there when the window began: part of a window is no data. Empty where that is
-    known without asking, since all of them were warmed up later.
+    def written(some: PodSelection) -> str:
+        series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
+        return f"count by (__name__) ({series})"
+
+    return _divided(where, written)
+
+
+def measure_queries(
+    wanted: Statistic, held: Collection[str], window: timedelta, where: PodSelection, at: datetime
+) -> list[str]:
+    """The PromQL of what a statistic is made of, for ``answers.measured``: of the names that the server holds.
+
+    None where it is known without asking that the answer is no data, since all pods were warmed up later than the
+    window began.
     """
-    seconds = max(1, round(window.total_seconds()))
-    parts, stat = tuple(_parts(where, seconds, at)), wanted.stat
-    builder = _Builder(where.process, wanted, seconds, parts)
-    last = wanted.kind is MeasureKind.GAUGE and stat is Stat.LAST
+    seconds, last = max(1, round(window.total_seconds())), is_last(wanted)
+    parts = tuple(_parts(where, seconds, at))
     if not parts or not (last or any(part.whole for part in parts)):
-        return ""
-    if wanted.kind is MeasureKind.GAUGE:
-        found = builder.gauge(stat)
-        return found if last else builder.covered(found)
-    return builder.covered(
-        builder.histogram(stat) if wanted.kind is MeasureKind.HISTOGRAM else builder.counter(stat)
-    )
+        return []
+
+    def written(some: PodSelection) -> str:
+        return _Builder(some.process, wanted, held, seconds, tuple(_parts(some, seconds, at))).query()
+
+    return _divided(where, written)
+
+
+def is_last(wanted: Statistic) -> bool:
+    """Whether a moment is measured, and no window."""
+    return (wanted.kind, wanted.stat) == (MeasureKind.GAUGE, Stat.LAST)
 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
     process: str
     wanted: Statistic
+    held: Collection[str]
     window: int
     parts: tuple[_Part, ...]
 
-    def covered(self, query: str) -> str:
-        there = " or ".join(self._presence(part.pods) for part in self.parts if part.whole)
-        return f"({query}) and on () (count({there}) > 0)"
+    def query(self) -> str:
+        """All that is asked about some pods; sums that nobody has are left out."""
+        wanted = self.wanted
+        if not self.parts:
+            return ""
+        found = [] if is_last(wanted) else self._there()
+        if wanted.kind is MeasureKind.GAUGE:
+            found += self._gauges()
+        elif wanted.kind is MeasureKind.COUNTER:
+            found += self._sums(Is.VALUE, wanted.alternatives)
+            found += self._sums(Is.OF, wanted.of) + self._sums(Is.FINISHED, wanted.finished)
+        elif wanted.stat is Stat.MEAN:
+            found += self._sums(Is.SUM, wanted.alternatives, "_sum")
+            found += self._sums(Is.COUNT, wanted.alternatives, "_count")
+        else:
+            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", "by (le) ")
+        return " or ".join(found)
 
-    def _presence(self, pods: str) -> str:
-        names = {*_ALWAYS, *self.wanted.names}
-        return f"{{{_any_name(names)},{pods}}} offset {self.window}s"
+    @property
+    def _always(self) -> list[str]:
+        """What processes show from their first scrape on: something that every one has, else what is measured."""
+        own = (f"{name}{suffix}" for name in sorted(self.wanted.names) for suffix in _PARTS)
+        return [name for name in _ALWAYS if name in self.held] or [name for name in own if name in self.held]
 
-    def series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
+    def _there(self) -> list[str]:
+        """How many series the pods had when the window began: part of a window is no data."""
+        there = " or ".join(
+            f"{{{_any_name({*self._always, *self.wanted.names})},{part.pods}}} offset {self.window}s"
+            for part in self.parts
+            if part.whole
+        )
+        return [_labelled(f"count({there})", Is.THERE, 0)] if there else []
+
+    def _gauges(self) -> list[str]:
+        over = "avg_over_time" if self.wanted.stat is Stat.MEAN else "last_over_time"
+        found = []
+        for place, group in enumerate(self.wanted.alternatives):
+            if group[0].name not in self.held:
+                continue
+            engines = "avg" if group[0].over is Over.MEAN else "sum"
+            read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self._series(group[0]))
+            found.append(_labelled(f"{engines} by ({self.process}) ({read})", Is.VALUE, place))
+        return found
+
+    def _sums(self, what: Is, groups: Groups, suffix: str = "", by: str = "") -> list[str]:
+        return [
+            _labelled(f"sum {by}({self._growth(group[0], suffix)})", what, place)
+            for place, group in enumerate(groups)
+            if f"{group[0].name}{suffix}" in self.held
+        ]
+
+    def _series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
         """One selector per part."""
         own = _labels(selector)
         return [(part, f"{selector.name}{suffix}{{{','.join([part.pods, *own])}}}") for part in self.parts]
 
-    def growth(self, selector: Selector, suffix: str = "") -> str:
-        return " or ".join(
-            f"({self._born(part, one)}) or increase({one}[{part.seconds}s])"
-            for part, one in self.series(selector, suffix)
-        )
+    def _growth(self, selector: Selector, suffix: str = "") -> str:
+        return " or ".join(self._grown(part, one) for part, one in self._series(selector, suffix))
+
+    def _grown(self, part: _Part, one: str) -> str:
+        window = f"[{part.seconds}s]"
+        stayed = f"(increase({one}{window}) and {one} offset {part.seconds}s) or "
+        came = f"({self._born(part, one)}) or {one} - min_over_time({one}{window})"
+        return came if part.cut else stayed + came
 
     def _born(self, part: _Part, one: str) -> str:
-        """Series that appeared while their process was there: all that they show has come since."""
-        if not part.cut:
-            there = f"group by ({self.process}) ({self._presence(part.pods)})"
-            return f"({one} unless {one} offset {part.seconds}s) and on ({self.process}) {there}"
-        counts = " or ".join(f"count_over_time({name}{{{part.pods}}}[{part.seconds}s])" for name in _ALWAYS)
+        """Series with fewer samples than their process: they came while it was there, and show what came since."""
+        counts = " or ".join(
+            f"count_over_time({name}{{{part.pods}}}[{part.seconds}s])" for name in self._always
+        )
         fewer = f"< on ({self.process}) group_left () max by ({self.process}) ({counts})"
         return f"{one} and count_over_time({one}[{part.seconds}s]) {fewer}"
 
-    def either(self, groups: Groups) -> str:
-        return " or ".join(f"sum({self.growth(group[0])})" for group in groups)
 
-    def gauge(self, stat: Stat) -> str:
-        over = "avg_over_time" if stat is Stat.MEAN else "last_over_time"
-        found = []
-        for group in self.wanted.alternatives:
-            engines = "avg" if group[0].over is Over.MEAN else "sum"
-            read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self.series(group[0]))
-            found.append(f"avg({engines} by ({self.process}) ({read}))")
-        return " or ".join(found)
-
-    def histogram(self, stat: Stat) -> str:
-        groups = self.wanted.alternatives
-        if stat is Stat.MEAN:
-            return " or ".join(
-                f"sum({self.growth(g[0], '_sum')}) / sum({self.growth(g[0], '_count')})" for g in groups
-            )
-        q = QUANTILES.get(stat, 0.95)
-        return " or ".join(
-            f"histogram_quantile({q}, sum by (le) ({self.growth(g[0], '_bucket')}))" for g in groups
-        )
-
-    def counter(self, stat: Stat) -> str:
-        if stat is Stat.RATIO:
-            events = f"({self.either(self.wanted.alternatives)}) or vector(0)"
-            share = f"({events}) / ({self.either(self.wanted.of)})"
-            if not self.wanted.finished:
-                return share
-            nothing = f"(({self.either(self.wanted.finished)}) == 0) and on () (({events}) == 0)"
-            return f"({share}) unless on () ({nothing})"
-        return f"({self.either(self.wanted.alternatives)}) / {self.window}"
+def _labelled(query: str, what: Is, place: int) -> str:
+    return f'label_replace({query}, "{IS}", "{what}{place}", "", "")'

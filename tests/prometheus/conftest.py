@@ -1,4 +1,7 @@
-"""A real Prometheus over simulated vLLM pods; skipped loudly where it cannot be had, required where CI=true."""
+"""A real Prometheus over simulated vLLM pods; skipped loudly where it cannot be had, required where CI=true.
+
+In `make test-full` those of ``any_server`` run over a real VictoriaMetrics, too, where one is built (`make peers`).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from benchmarks.peers.victoriametrics import VICTORIA_METRICS, VictoriaMetrics
 from rollouts.lab.loopback import loopback
 from rollouts.lab.prometheus import Prometheus, PrometheusMissingError, find_prometheus
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
+from tools.gopickers.build import built
 
 BODY = {"model": "mymodel", "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
 Ask = Callable[..., Awaitable[None]]
@@ -42,6 +47,24 @@ async def prometheus(program: Path, tmp_path: Path) -> AsyncIterator[Prometheus]
     server = Prometheus(tmp_path / "prometheus")
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def victoria_metrics(tmp_path: Path) -> AsyncIterator[VictoriaMetrics]:
+    """As ``prometheus``."""
+    if built(VICTORIA_METRICS) is None:
+        pytest.skip(f"{VICTORIA_METRICS.name} is not built: `python -m benchmarks.peers.victoriametrics`")
+    server = VictoriaMetrics(tmp_path / "victoriametrics")
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(params=["prometheus", pytest.param("victoria_metrics", marks=pytest.mark.full)])
+def any_server(request: pytest.FixtureRequest) -> Prometheus:
+    """Each of them."""
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, Prometheus)
+    return server
 
 
 @pytest.fixture

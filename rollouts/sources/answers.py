@@ -1,0 +1,77 @@
+"""What the answers to ``promql.measure_queries`` add up to."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from string import digits
+
+from rollouts.analysis.exposition import ScrapedHistogram
+from rollouts.analysis.offers import QUANTILES, Statistic
+from rollouts.analysis.types import Labelled, MeasureKind, Stat, Value
+from rollouts.analysis.window_statistics import quantile
+from rollouts.sources.promql import IS, Is, is_last
+
+__all__ = ["measured"]
+
+
+def measured(wanted: Statistic, window: timedelta, answers: Sequence[Value]) -> float:
+    """The statistic; NaN where none of the pods was there when the window began, or nothing was counted."""
+    parts = [_Part(answer) for answer in answers]
+    if not is_last(wanted) and not any(part.of(Is.THERE) for part in parts):
+        return math.nan
+    if wanted.kind is MeasureKind.GAUGE:
+        values = [item.value for part in parts for item in part.of(Is.VALUE)]
+        return sum(values) / len(values) if values else math.nan
+    if wanted.kind is MeasureKind.HISTOGRAM:
+        return _histogram(wanted.stat, parts)
+    counted = _total(parts, Is.VALUE)
+    if wanted.stat is not Stat.RATIO:
+        return math.nan if counted is None else counted / max(1, round(window.total_seconds()))
+    of = _total(parts, Is.OF)
+    if not of or (not counted and _total(parts, Is.FINISHED) == 0):
+        return math.nan
+    return (counted or 0.0) / of
+
+
+class _Part:
+    """One answer: what was asked of some of the pods."""
+
+    def __init__(self, answer: Value) -> None:
+        self._items: dict[str, list[Labelled]] = {}
+        for item in answer if isinstance(answer, tuple) else ():
+            self._items.setdefault(dict(item.labels).get(IS, ""), []).append(item)
+
+    def of(self, what: Is) -> list[Labelled]:
+        """The samples of the first alternative that these pods have."""
+        alternatives = (name for name in self._items if name.rstrip(digits) == what)
+        first = min(alternatives, key=lambda name: int(name.removeprefix(what)), default="")
+        return self._items.get(first, []) if first else []
+
+
+def _total(parts: Iterable[_Part], what: Is) -> float | None:
+    found = [item.value for part in parts for item in part.of(what)]
+    return sum(found) if found else None
+
+
+def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
+    if stat is Stat.MEAN:
+        count = _total(parts, Is.COUNT)
+        return (_total(parts, Is.SUM) or 0.0) / count if count else math.nan
+    merged: dict[float, float] = {}
+    for part in parts:
+        buckets = dict(_buckets(part))
+        if buckets and merged:  # pods of another version: by the bounds that both have
+            merged = {bound: merged[bound] + buckets[bound] for bound in merged.keys() & buckets.keys()}
+        else:
+            merged = buckets or merged
+    return quantile(QUANTILES.get(stat, 0.95), ScrapedHistogram(buckets=merged))
+
+
+def _buckets(part: _Part) -> Iterator[tuple[float, float]]:
+    """Growth by bound. Servers write bounds as they were exposed, or as numbers of their own ("1" or "1.0")."""
+    for item in part.of(Is.BUCKETS):
+        with contextlib.suppress(ValueError):
+            yield float(dict(item.labels).get("le", "")), item.value
