@@ -10,14 +10,14 @@ from string import digits
 
 from rollouts.analysis.exposition import ScrapedHistogram
 from rollouts.analysis.offers import QUANTILES, Statistic
-from rollouts.analysis.types import Labelled, MeasureKind, Stat, Value
+from rollouts.analysis.types import Labelled, MeasureKind, Stat
 from rollouts.analysis.window_statistics import quantile
 from rollouts.sources.promql import IS, Is, is_last
 
 __all__ = ["measured"]
 
 
-def measured(wanted: Statistic, window: timedelta, answers: Sequence[Value]) -> float:
+def measured(wanted: Statistic, window: timedelta, answers: Iterable[Sequence[Labelled]]) -> float:
     """The statistic; NaN where none of the pods was there when the window began, or nothing was counted."""
     parts = [_Part(answer) for answer in answers]
     if not is_last(wanted) and not any(part.of(Is.THERE) for part in parts):
@@ -37,11 +37,11 @@ def measured(wanted: Statistic, window: timedelta, answers: Sequence[Value]) -> 
 
 
 class _Part:
-    """One answer: what was asked of some of the pods."""
+    """The answers about some of the pods."""
 
-    def __init__(self, answer: Value) -> None:
+    def __init__(self, answer: Iterable[Labelled]) -> None:
         self._items: dict[str, list[Labelled]] = {}
-        for item in answer if isinstance(answer, tuple) else ():
+        for item in answer:
             self._items.setdefault(dict(item.labels).get(IS, ""), []).append(item)
 
     def of(self, what: Is) -> list[Labelled]:

@@ -53,6 +53,7 @@ from rollouts.sources.promql import (
     LOOKBACK,
     PerJob,
     PodSelection,
+    Queries,
     job_queries,
     measure_queries,
     name_queries,
@@ -234,13 +235,17 @@ class PrometheusSource:
             promql = self._limited(promql, namespace)
         return await self._query(promql, at, MAX_SERIES, namespace)
 
-    async def _queries(self, asked: Iterable[str], at: datetime, namespace: str) -> list[Value]:
-        """The answers to queries of our own, each about some of the pods."""
-        return await asyncio.gather(*(self._query(one, at, _MAX_RAW, namespace) for one in asked))
+    async def _answers(self, asked: Iterable[Queries], at: datetime, namespace: str) -> list[list[Labelled]]:
+        """The series that are answered about some of the pods each, to queries of our own."""
 
-    async def _series(self, asked: Iterable[str], at: datetime, namespace: str) -> list[Labelled]:
-        answers = await self._queries(asked, at, namespace)
-        return [item for answer in answers if isinstance(answer, tuple) for item in answer]
+        async def about_some(queries: Queries) -> list[Labelled]:
+            told = await asyncio.gather(*(self._query(one, at, _MAX_RAW, namespace) for one in queries))
+            return [item for answer in told if isinstance(answer, tuple) for item in answer]
+
+        return await asyncio.gather(*map(about_some, asked))
+
+    async def _series(self, asked: Iterable[Queries], at: datetime, namespace: str) -> list[Labelled]:
+        return [item for some in await self._answers(asked, at, namespace) for item in some]
 
     async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
         session = BoundedSession(self._config)
@@ -327,7 +332,7 @@ class PrometheusSource:
             return math.nan
         held = {dict(item.labels).get("__name__", "") for item in names}
         asked = measure_queries(wanted, held, spec.window, self._where(place, per_job), at)
-        return measured(wanted, spec.window, await self._queries(asked, at, place.namespace))
+        return measured(wanted, spec.window, await self._answers(asked, at, place.namespace))
 
     async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
         """See ``Source.requests``: None where the server does not reach back so far."""
@@ -410,13 +415,11 @@ class PrometheusSource:
     ) -> dict[str, RawPod]:
         """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
         where = self._where(place, ((None, tuple(endpoints)),))
-        answers = await self._queries(raw_queries(names, where, at), at, place.namespace)
-        if not all(isinstance(answer, tuple) for answer in answers):
-            raise SourceUnavailable(f"source {self._name}: the answer is no vector")
+        series = await self._series(raw_queries(names, where, at), at, place.namespace)
         by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
         by_address = {f"{endpoint.ip}:{endpoint.port}": endpoint for endpoint in endpoints}
         held: dict[ScrapeTarget, dict[str, list[tuple[dict[str, str], float]]]] = {}
-        for item in (item for answer in answers if isinstance(answer, tuple) for item in answer):
+        for item in series:
             labels = dict(item.labels)
             endpoint = by_name.get(labels.get(where.pod_label, ""))
             if endpoint is not None and endpoint.of:  # one of several processes: told by its address

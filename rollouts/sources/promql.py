@@ -40,6 +40,7 @@ __all__ = [
     "Is",
     "PerJob",
     "PodSelection",
+    "Queries",
     "job_queries",
     "measure_queries",
     "name_queries",
@@ -180,16 +181,24 @@ def _any_name(names: Iterable[str]) -> str:
     return f'__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?"'
 
 
-def _divided(where: PodSelection, written: Callable[[PodSelection], str]) -> list[str]:
-    """The query, or as many as it takes, each of some of the pods, until none is too long. None of nothing."""
-    query = written(where)
+Queries = tuple[str, ...]
+"""Queries whose answers together are the answer about some pods."""
+
+
+def _divided(where: PodSelection, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
+    """One query of all that is to be asked, or as many as it takes, each of some of the pods, until none is too long.
+
+    ``written`` are the series that are asked for; none where nothing is.
+    """
+    asked = written(where)
+    query = " or ".join(asked)
     if len(query.encode()) <= LONGEST_QUERY:
-        return [query] if query else []
+        return [(query,)] if query else []
     pods = [(job, endpoint) for job, endpoints in where.per_job for endpoint in endpoints]
     if len(pods) == 1:
-        return [query]
+        return [tuple(asked)]
     halves = pods[: len(pods) // 2], pods[len(pods) // 2 :]
-    return [query for half in halves for query in _divided(replace(where, per_job=_by_job(half)), written)]
+    return [found for half in halves for found in _divided(replace(where, per_job=_by_job(half)), written)]
 
 
 def _by_job(pods: Iterable[tuple[str | None, ScrapeTarget]]) -> PerJob:
@@ -199,12 +208,12 @@ def _by_job(pods: Iterable[tuple[str | None, ScrapeTarget]]) -> PerJob:
     return tuple((job, tuple(endpoints)) for job, endpoints in found.items())
 
 
-def raw_queries(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
+def raw_queries(names: frozenset[str], where: PodSelection, at: datetime) -> list[Queries]:
     """Every wanted series of the pods, histograms by their three parts; of pods just warmed up, what is of users."""
     return _divided(where, lambda some: _raw(names, some, at))
 
 
-def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> str:
+def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
     found: list[str] = []
     for job, endpoints in where.per_job:
         ages: dict[int, list[ScrapeTarget]] = {}
@@ -214,34 +223,34 @@ def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> str:
             pods = f"{{{_any_name(names)},{where.matchers(job, some)}}}"
             if age > 0:
                 found.append(pods if age == LOOKBACK else f"last_over_time({pods}[{age}s])")
-    return " or ".join(found)
+    return found
 
 
-def job_queries(names: Iterable[str], where: PodSelection) -> list[str]:
+def job_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
     """How many of the wanted series each scrape job holds of each process."""
     wanted = tuple(names)
 
-    def written(some: PodSelection) -> str:
+    def written(some: PodSelection) -> list[str]:
         series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
-        return f"count by (job, {some.process}) ({series})"
+        return [f"count by (job, {some.process}) ({series})"]
 
     return _divided(where, written)
 
 
-def name_queries(names: Iterable[str], where: PodSelection) -> list[str]:
+def name_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
     """How many series the pods have of each of these names, and of those that every process has."""
     wanted = {*names, *_ALWAYS}
 
-    def written(some: PodSelection) -> str:
+    def written(some: PodSelection) -> list[str]:
         series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
-        return f"count by (__name__) ({series})"
+        return [f"count by (__name__) ({series})"]
 
     return _divided(where, written)
 
 
 def measure_queries(
     wanted: Statistic, held: Collection[str], window: timedelta, where: PodSelection, at: datetime
-) -> list[str]:
+) -> list[Queries]:
     """The PromQL of what a statistic is made of, for ``answers.measured``: of the names that the server holds.
 
     None where it is known without asking that the answer is no data, since all pods were warmed up later than the
@@ -252,8 +261,8 @@ def measure_queries(
     if not parts or not (last or any(part.whole for part in parts)):
         return []
 
-    def written(some: PodSelection) -> str:
-        return _Builder(some.process, wanted, held, seconds, tuple(_parts(some, seconds, at))).query()
+    def written(some: PodSelection) -> list[str]:
+        return _Builder(some.process, wanted, held, seconds, tuple(_parts(some, seconds, at))).asked()
 
     return _divided(where, written)
 
@@ -271,11 +280,11 @@ class _Builder:
     window: int
     parts: tuple[_Part, ...]
 
-    def query(self) -> str:
+    def asked(self) -> list[str]:
         """All that is asked about some pods; sums that nobody has are left out."""
         wanted = self.wanted
         if not self.parts:
-            return ""
+            return []
         found = [] if is_last(wanted) else self._there()
         if wanted.kind is MeasureKind.GAUGE:
             found += self._gauges()
@@ -286,8 +295,8 @@ class _Builder:
             found += self._sums(Is.SUM, wanted.alternatives, "_sum")
             found += self._sums(Is.COUNT, wanted.alternatives, "_count")
         else:
-            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", "by (le) ")
-        return " or ".join(found)
+            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ")
+        return found
 
     @property
     def _always(self) -> list[str]:
@@ -317,7 +326,7 @@ class _Builder:
 
     def _sums(self, what: Is, groups: Groups, suffix: str = "", by: str = "") -> list[str]:
         return [
-            _labelled(f"sum {by}({self._growth(group[0], suffix)})", what, place)
+            _labelled(f"sum{by}({self._growth(group[0], suffix)})", what, place)
             for place, group in enumerate(groups)
             if f"{group[0].name}{suffix}" in self.held
         ]

@@ -315,7 +315,8 @@ HELD = frozenset(
 
 def asked(measure: MeasureSpec, *endpoints: ScrapeTarget) -> str:
     wanted = PROMETHEUS_OFFER.statistic(measure)
-    return "\n".join(measure_queries(wanted, HELD, measure.window, where(*endpoints), NOW))
+    asked = measure_queries(wanted, HELD, measure.window, where(*endpoints), NOW)
+    return "\n".join(query for queries in asked for query in queries)
 
 
 def test_pod_names_are_quoted_in_the_queries_of_measures():
@@ -525,7 +526,7 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
         await source.close()
         await runner.cleanup()
 
-    assert len(asked) == 1 + 2 + 7  # the jobs before a measure; raw samples in pages of 16 pods
+    assert len(asked) == 1 + 3 + 7  # jobs and names before a measure; raw samples in pages of 16 pods
     assert max(map(len, asked)) > 16_384
     for query in asked:
         assert query.count('ns="team-a"') == query.count("{") > 0

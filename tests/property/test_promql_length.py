@@ -1,0 +1,124 @@
+"""However many pods an arm has, no query is longer than servers take, and each pod is asked about once."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollouts.analysis.catalogue import MEASURED
+from rollouts.analysis.offers import PROMETHEUS_OFFER
+from rollouts.analysis.types import MeasureKind, MeasureSpec
+from rollouts.sources import promql
+from rollouts.sources.base import ScrapeTarget
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REFUSED = 16 * 1024
+"""``-search.maxQueryLen`` of VictoriaMetrics: longer ones are refused."""
+WINDOW = timedelta(minutes=5)
+RAW = frozenset(f"vllm:metric_{number}_seconds" for number in range(40))
+LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63)
+
+
+@st.composite
+def selections(draw: st.DrawFn) -> promql.PodSelection:
+    """Up to 400 pods of a few Deployments, some just warmed up, some with names as long as names get, in two jobs."""
+    owners = draw(st.lists(LABEL | st.just(".".join(["x" * 62] * 4)[:247]), min_size=1, max_size=3))
+    count = draw(st.integers(1, 400))
+    ages = draw(st.lists(st.none() | st.floats(-100, 900), min_size=1, max_size=12))
+    instance = draw(st.booleans())
+    pods = [
+        ScrapeTarget(
+            pod=f"{owners[number % len(owners)]}-{number:05}",
+            ip=f"2001:db8::{number:x}",
+            port=8000,
+            warmed=None if (age := ages[number % len(ages)]) is None else NOW.timestamp() - age,
+        )
+        for number in range(count)
+    ]
+    return promql.PodSelection(
+        namespace=draw(LABEL),
+        pod_label="instance" if instance else "pod",
+        namespace_label="namespace",
+        per_job=(("podmonitor/models/vllm", tuple(pods[::2])), ("other", tuple(pods[1::2]))),
+        enforced_label="tenant" if draw(st.booleans()) else "",
+    )
+
+
+def measured(name: str) -> Callable[[promql.PodSelection], list[promql.Queries]]:
+    wanted = PROMETHEUS_OFFER.statistic(MeasureSpec(kind=MeasureKind.PRESET, name=name, window=WINDOW))
+    held = {f"{one}{part}" for one in wanted.names for part in ("", "_bucket", "_sum", "_count")}
+    held = {name for name in held if name.startswith(("vllm:", "http_"))}
+    held |= {"process_start_time_seconds", "vllm:num_requests_running"}
+    return lambda where: promql.measure_queries(wanted, held, WINDOW, where, NOW)
+
+
+ASKED: dict[str, Callable[[promql.PodSelection], list[promql.Queries]]] = {
+    "jobs": lambda where: promql.job_queries(RAW, where),
+    "names": lambda where: promql.name_queries(RAW, where),
+    "raw": lambda where: promql.raw_queries(RAW, where, NOW),
+    **{name: measured(name) for name in MEASURED if name in PROMETHEUS_OFFER.presets},
+}
+
+
+def _times_asked(asked: Iterable[promql.Queries], where: promql.PodSelection) -> dict[str, int]:
+    """How often each pod is asked about."""
+    found = {where.name(one): 0 for _, pods in where.per_job for one in pods}
+    for queries in asked:
+        texts = set(re.findall(rf'{where.pod_label}=~"((?:[^"\\]|\\.)*)"', " ".join(queries)))
+        patterns = [re.compile(text.replace("\\\\", "\\")) for text in texts]
+        for name in found:
+            found[name] += any(pattern.fullmatch(name) for pattern in patterns)
+    return found
+
+
+@pytest.mark.parametrize("kind", ASKED)
+@settings(max_examples=15, deadline=None)
+@given(where=selections())
+def test_no_query_is_too_long_and_each_pod_is_asked_about_once(kind: str, where: promql.PodSelection) -> None:
+    queries = ASKED[kind](where)
+
+    assert all(len(query.encode()) < REFUSED for query in itertools.chain(*queries))
+    asked = _times_asked(queries, where)
+    assert set(asked.values()) <= {0, 1}
+    pods = [one for _, some in where.per_job for one in some]
+    window = 0.0 if kind == "raw" else WINDOW.total_seconds()
+    if kind in ("jobs", "names"):
+        assert set(asked.values()) == {1}
+    elif queries:
+        old = [one for one in pods if promql.users_seconds(one, NOW) >= max(window, 1.0)]
+        assert all(asked[where.name(one)] == 1 for one in old)
+
+
+@pytest.mark.parametrize("name", ["ttft", "error-rate", "kv-cache"])
+def test_two_hundred_pods_of_a_deployment_are_few_queries(name: str) -> None:
+    """Seventy characters of names, as of a ReplicaSet's pods."""
+    prefix = "deepseek-r1-distill-qwen-7b-canary-with-a-long-name-indeed-5f9c7d6b84"
+    pods = tuple(ScrapeTarget(pod=f"{prefix}-{number:05}", ip="10.0.0.1", port=8000) for number in range(200))
+    where = promql.PodSelection(
+        namespace="models", pod_label="pod", namespace_label="namespace", per_job=(("vllm", pods),)
+    )
+
+    assert len(ASKED[name](where)) <= 8
+    assert len(ASKED[name](replace(where, per_job=(("vllm", pods[:20]),)))) <= 2
+
+
+def test_a_query_that_is_not_divided_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promql, "LONGEST_QUERY", 1 << 30)
+    with pytest.raises(AssertionError):
+        test_two_hundred_pods_of_a_deployment_are_no_long_query()
+
+
+def test_two_hundred_pods_of_a_deployment_are_no_long_query() -> None:
+    pods = tuple(ScrapeTarget(pod=f"canary-{number:05}", ip="10.0.0.1", port=8000) for number in range(200))
+    where = promql.PodSelection(
+        namespace="models", pod_label="pod", namespace_label="namespace", per_job=(("vllm", pods),)
+    )
+
+    assert all(len(query) < REFUSED for query in itertools.chain(*ASKED["error-rate"](where)))
