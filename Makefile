@@ -122,6 +122,7 @@ peers: $(STAMP) ## both scenarios on a real istiod, built from its Go module, th
 	$(BIN)/python -m rollouts.lab.controlplane build
 	$(BIN)/python -m benchmarks.peers.run
 	$(BIN)/python -m benchmarks.peers.vllm
+	$(BIN)/python -m benchmarks.peers.victoriametrics
 
 release: $(STAMP) ## cut a release: version, changelog, wheels, SBOM, krew, commit, tag (VERSION=1.2.3)
 	$(BIN)/python -m tools.release "$(VERSION)" $(if $(PURE),--pure)

@@ -46,9 +46,13 @@ class QueryParsers:
                 with urllib.request.urlopen(f"{url}/api/v1/{path}", data=body, timeout=_SECONDS):
                     return ""
             except urllib.error.HTTPError as error:
-                if error.code == 400:
-                    return _words(error.read(_LONGEST))
-                if error.code != 404:
+                told = _words(error.read(_LONGEST)) if error.code == 400 else None
+                if told is not None:
+                    return told
+                if error.code not in (
+                    400,
+                    404,
+                ):  # VictoriaMetrics answers 400 for a path that it does not have
                     self.troubles[source] = f"{url} answers {error.code}"
                     return None
             except (OSError, ValueError) as error:

@@ -503,6 +503,9 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
         answers = vector(*["1"] * 100)
         for item in answers["data"]["result"]:
             item["metric"]["pod"] = name(int(item["metric"]["pod"][1:]))
+        if asked[-1].startswith("count by (__name__)"):
+            answers = vector("1")
+            answers["data"]["result"][0]["metric"] = {"__name__": "vllm:time_to_first_token_seconds_bucket"}
         return web.json_response(answers)
 
     app = web.Application()
@@ -527,6 +530,6 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
         await runner.cleanup()
 
     assert len(asked) == 1 + 3 + 7  # jobs and names before a measure; raw samples in pages of 16 pods
-    assert max(map(len, asked)) > 16_384
+    assert max(map(len, asked)) > 3_000
     for query in asked:
         assert query.count('ns="team-a"') == query.count("{") > 0

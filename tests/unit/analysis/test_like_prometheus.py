@@ -1,0 +1,179 @@
+"""Servers that answer like Prometheus, and not quite: late, in parts, or in other words.
+
+What VictoriaMetrics answers was recorded from the real one (``benchmarks.peers.victoriametrics``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from rollouts.cli.lint_promql import QueryParsers
+from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))
+REQUESTS = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=5))
+NAME = "vllm:request_success_total"
+RECORDED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[2] / "peers" / "recorded" / "victoriametrics.json").read_text("utf-8")
+)
+
+
+class Server:
+    """Answers for a moment ``late`` seconds before the present, and says so nowhere, like VictoriaMetrics."""
+
+    def __init__(self) -> None:
+        self.late = 0.0
+        self.status = 200
+        self.body: dict[str, Any] | None = None
+        self.asked: list[tuple[str, float]] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        words = {**request.query, **await request.post()}
+        query, at = str(words["query"]), float(str(words["time"]))
+        self.asked.append((query, at))
+        if self.body is not None:
+            return web.json_response(self.body, status=self.status)
+        shift = self.late if at > NOW.timestamp() - self.late else 0.0
+        value = at - shift if query == "time()" else 1.0
+        labels = {"job": "j", "instance": "i", "__name__": NAME, "is": "there0"}
+        metrics = [{}] if query == "time()" else [{**labels, "pod": pod.pod} for pod in PODS]
+        result = [{"metric": metric, "value": [at, str(value)]} for metric in metrics]
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+
+PODS = [
+    ScrapeTarget(pod="old", ip="10.0.0.1", port=8000),
+    ScrapeTarget(pod="fresh", ip="10.0.0.2", port=8000, warmed=NOW.timestamp() - 100),
+]
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[tuple[Server, PrometheusSource]]:
+    scripted, app = Server(), web.Application()
+    app.router.add_route("*", "/api/v1/query", scripted.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    source = PrometheusSource("s", PrometheusConfig(url=url), lambda *_: PODS)
+    yield scripted, source
+    await source.close()
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("late", [0.0, 30.0, 70.0])
+async def test_windows_begin_after_the_warm_up_however_late_the_server_answers(serving, late: float) -> None:
+    server, source = serving
+    server.late = late
+
+    await source.measure(REQUESTS, PLACE, NOW)
+    await source.raw(frozenset({NAME}), PLACE, NOW)
+
+    windows = [
+        (at, int(seconds))
+        for query, at in server.asked
+        for seconds in re.findall(r'pod=~"fresh"[^\[\]]*\[(\d+)s\]', query)
+    ]
+    assert len(windows) >= 2 or late == 70.0
+    shift = {at: late if at > NOW.timestamp() - late else 0.0 for _, at in server.asked}
+    assert all(at - shift[at] - seconds >= NOW.timestamp() - 100 + 5 for at, seconds in windows)
+
+
+async def test_the_moment_is_not_asked_for_where_nobody_was_warmed_up(serving, monkeypatch) -> None:
+    server, source = serving
+    monkeypatch.setitem(globals(), "PODS", PODS[:1])
+
+    await source.measure(REQUESTS, PLACE, NOW)
+
+    assert all(query != "time()" for query, _ in server.asked)
+
+
+PARTIAL: dict[str, tuple[dict[str, Any], bool]] = {
+    "VictoriaMetrics, a storage node away": ({"isPartial": True}, True),
+    "VictoriaMetrics, all there": ({"isPartial": False}, False),
+    "Thanos, a store away": (
+        {"warnings": ["receive series from Addr: store:10901: rpc error"]},
+        True,
+    ),
+    "PromQL itself": ({"warnings": ['PromQL warning: bucket label "le" is missing']}, False),
+    "Prometheus 3, in passing": ({"infos": ["PromQL info: metric might not be a counter"]}, False),
+}
+
+
+@pytest.mark.parametrize("case", PARTIAL)
+async def test_a_part_of_an_answer_is_none(serving, case: str) -> None:
+    server, source = serving
+    more, refused = PARTIAL[case]
+    series = {"metric": {}, "value": [NOW.timestamp(), "1"]}
+    server.body = {"status": "success", "data": {"resultType": "vector", "result": [series]}, **more}
+
+    if refused:
+        with pytest.raises(SourceUnavailable, match="a part of the answer is missing"):
+            await source.query("up", NOW)
+    else:
+        assert await source.query("up", NOW) == 1.0
+
+
+# --- as recorded -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["no PromQL", "no function", "too long"])
+async def test_what_victoriametrics_refuses_is_the_query(serving, name: str) -> None:
+    server, source = serving
+    server.status, server.body = RECORDED[name]["status"], json.loads(RECORDED[name]["body"])
+
+    with pytest.raises(QueryRefused, match="422"):
+        await source.query("up", NOW)
+
+
+def test_victoriametrics_answers_for_half_a_minute_ago_unless_told_not_to() -> None:
+    """Why ``nocache`` is sent; and it claims the moment that it was asked for."""
+    late, now = (
+        json.loads(RECORDED[name]["body"])["data"]["result"][0]["value"] for name in ("now", "now, nocache")
+    )
+
+    assert round(late[0] - float(late[1])) == 30
+    assert round(now[0] - float(now[1])) == 0
+
+
+@pytest.fixture
+def unparsing() -> Iterator[str]:
+    recorded = RECORDED["parse_query"]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(recorded["status"])
+            self.end_headers()
+            self.wfile.write(recorded["body"].encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+async def test_a_server_that_parses_no_queries_is_said_to(unparsing: str) -> None:
+    parsers = QueryParsers({"default": unparsing})
+
+    assert await asyncio.to_thread(parsers, "default", "sum(x") is None
+    assert "parses no queries" in parsers.troubles["default"]
