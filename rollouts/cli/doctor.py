@@ -30,9 +30,11 @@ from rollouts.cli.doctor_moving import groups_listed, moving_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks, route_checks, split_checks
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.doctor_released import ending_crd_checks, released_checks
+from rollouts.cli.doctor_sources import source_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
+from rollouts.controller.settings import SettingsError, source_option
 from rollouts.engine.rollout_spec import (
     HttpRouteTraffic,
     PickerTraffic,
@@ -477,6 +479,9 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
 @connection_options
 @click.option("--account", metavar="NS/NAME", help="The controller's service account, to check its rights.")
 @click.option("--argocd-namespace", default="argocd", show_default=True, help="Where argocd-cm is.")
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME=URL", help="A metric source, to say how late it is."
+)
 def doctor(
     name: str | None,
     namespace: str | None,
@@ -484,14 +489,20 @@ def doctor(
     context: ContextChoice,
     account: str | None,
     argocd_namespace: str,
+    sources: tuple[str, ...],
 ) -> None:
     """Say what is missing in the cluster and the GitOps set-up, for NAME or all Rollouts of the namespace."""
     if account is not None and account.count("/") != 1:
         raise click.UsageError("--account: write NAMESPACE/NAME")
+    try:
+        servers = dict(map(source_option, sources))
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
     where = namespace or default_namespace(kubeconfig, context)
     checks = with_client(
         kubeconfig, context, lambda client: diagnose(client, where, name, account, argocd_namespace)
     )
+    checks = [*checks, *source_checks({name: one.url for name, one in servers.items()}, where)]
     for check in checks:
         say(f"{check.level.value + ':':<9} {check.text}")
         if check.fix:

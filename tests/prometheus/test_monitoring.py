@@ -110,7 +110,7 @@ def test_every_alert_has_a_runbook_in_the_docs():
 
 
 @pytest.fixture
-async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
+async def scraped(any_server: Prometheus) -> AsyncIterator[Prometheus]:
     """A controller in this process with a Rollout at its first weight, and comparisons that an earlier one stored."""
     cluster = Cluster(SystemClock())
     rollout = rollout_object([{"setWeight": 10}, {"approve": {"webhook": "ops"}}])
@@ -134,8 +134,8 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
     )
     controller = Controller(MemoryKubeClient(cluster.api), settings, SystemClock())
     task = asyncio.create_task(controller.run())
-    prometheus.scrape([Job(name="controller", targets=((f"127.0.0.1:{port}", {}),))])
-    await prometheus.start()
+    any_server.scrape([Job(name="controller", targets=((f"127.0.0.1:{port}", {}),))])
+    await any_server.start()
 
     async def carrying() -> bool:
         cluster.react()
@@ -146,7 +146,7 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
         await eventually(carrying, timeout=30)
         _store_comparison(cluster)
         _come_second(cluster)
-        yield prometheus
+        yield any_server
     finally:
         controller.stop()
         await task
@@ -192,7 +192,8 @@ def _store_comparison(cluster: Cluster) -> None:
 
 
 async def ask(session: aiohttp.ClientSession, server: Prometheus, query: str) -> list[Any]:
-    async with session.get(f"{server.url}/api/v1/query", params={"query": query}) as answer:
+    words = {"query": query, "nocache": "1"}
+    async with session.get(f"{server.url}/api/v1/query", params=words) as answer:
         body = await answer.json()
         assert body["status"] == "success", (query, body)
         return list(body["data"]["result"])

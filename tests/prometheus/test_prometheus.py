@@ -127,10 +127,10 @@ async def test_part_of_a_window_is_no_data_and_births_count_from_zero(prometheus
         await found.close()
 
 
-async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, fleet, ask: Ask):
-    prometheus.scrape([Job(name="pods", targets=targets(fleet))])
-    await prometheus.start()
-    found = source(prometheus, fleet)
+async def test_every_preset_and_template_parses_and_gives_a_number(any_server, fleet, ask: Ask):
+    any_server.scrape([Job(name="pods", targets=targets(fleet))])
+    await any_server.start()
+    found = source(any_server, fleet)
     try:
         await full_window(found, place("canary"))
         await ask(fleet.pods["canary-0"].url, 40)

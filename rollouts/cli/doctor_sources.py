@@ -1,0 +1,88 @@
+"""How late the servers of ``--source NAME=URL`` answer: gates judge what they tell.
+
+A store like VictoriaMetrics answers for a moment before the one that it is asked for while samples of the last seconds
+may still arrive, and behind a queue or a remote write samples come late.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+
+from rollouts.cli.findings import Check, bad, fine, warn
+
+__all__ = ["source_checks"]
+
+_SECONDS = 5.0
+_LONGEST = 1 << 20
+_TOLERATED = 2.0
+"""Seconds by which clocks differ, and a server may be behind."""
+_COUNTED = 600
+
+
+def source_checks(sources: Mapping[str, str], namespace: str) -> Iterator[Check]:
+    """What is to be said of each server, about the targets that it scrapes in a namespace."""
+    for name, url in sources.items():
+        try:
+            yield _moment(name, url)
+            yield _newest(name, url, namespace)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            why = getattr(error, "reason", None) or type(error).__name__
+            yield bad(f"source {name}: {url} does not answer a query: {why}", "correct the URL of --source")
+
+
+def _moment(name: str, url: str) -> Check:
+    hidden, late = _asked(url, "time() - {now}"), _asked(url, "time() - {now}", nocache="1")
+    if -late > _TOLERATED:
+        return warn(
+            f"source {name}: it answers for {-late:.0f} s before the moment that it is asked for: "
+            "gates judge what was then",
+            "set -search.latencyOffset of VictoriaMetrics to a few seconds, or let the proxy before it pass `nocache`",
+        )
+    if -hidden > _TOLERATED:
+        return fine(
+            f"source {name}: it hides what is younger than {-hidden:.0f} s, and tells the controller, which asks for it"
+        )
+    return fine(f"source {name}: it answers for the moment that it is asked for")
+
+
+def _newest(name: str, url: str, namespace: str) -> Check:
+    """The age of samples against what the scrapes' distance lets expect; the middle one of all targets."""
+    up = f'up{{namespace="{namespace}"}}'
+    age = _asked(url, f"quantile(0.5, {{now}} - timestamp({up}))", nocache="1")
+    apart = _asked(url, f"quantile(0.5, {_COUNTED} / count_over_time({up}[{_COUNTED}s]))", nocache="1")
+    if not math.isfinite(age) or not math.isfinite(apart):
+        return warn(
+            f"source {name}: it has no `up` of namespace {namespace}: how late its samples are is not known",
+            "see that it scrapes the pods there; its label of the namespace may have another name (namespaceLabel)",
+        )
+    if age > 2 * apart + _TOLERATED:
+        return warn(
+            f"source {name}: the newest samples of namespace {namespace} are {age:.0f} s old, and {apart:.0f} s apart: "
+            "gates judge what was then",
+            "look for what holds them back: a remote write that lags, a queue, -search.latencyOffset",
+        )
+    return fine(
+        f"source {name}: the newest samples of namespace {namespace} are {age:.0f} s old, {apart:.0f} s apart"
+    )
+
+
+def _asked(url: str, query: str, **more: str) -> float:
+    """The number that a server answers for the present; NaN for none."""
+    now = f"{time.time():.3f}"
+    words = urllib.parse.urlencode({"query": query.replace("{now}", now), "time": now, **more})
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/api/v1/query?{words}", timeout=_SECONDS) as answer:
+            result = json.loads(answer.read(_LONGEST))["data"]["result"]
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ValueError(f"HTTP {error.code}") from None
+    if not result:
+        return math.nan
+    value = result[1] if not isinstance(result[0], Mapping) else result[0]["value"][1]
+    return float(value)
