@@ -118,7 +118,7 @@ attack: $(STAMP) ## one tenant attacks, the aborts of twenty others are timed; f
 	$(BIN)/python -m benchmarks.controller.attack
 	$(BIN)/python -m benchmarks.picker.uploads
 
-peers: $(STAMP) ## both scenarios on a real istiod, built from its Go module, then rollouts over real vLLM on the CPU (6 GB, once)
+peers: $(STAMP) ## both scenarios on a real istiod, rollouts over real vLLM on the CPU (6 GB, once), queries to a real VictoriaMetrics
 	$(BIN)/python -m rollouts.lab.controlplane build
 	$(BIN)/python -m benchmarks.peers.run
 	$(BIN)/python -m benchmarks.peers.vllm
