@@ -93,6 +93,16 @@ async def test_windows_begin_after_the_warm_up_however_late_the_server_answers(s
     assert all(at - shift[at] - seconds >= NOW.timestamp() - 100 + 5 for at, seconds in windows)
 
 
+async def test_a_server_that_is_not_asked_which_moment_it_answers_for_is_caught(serving, monkeypatch) -> None:
+    async def believed(_: PrometheusSource, __: Any, at: datetime, *___: Any) -> datetime:
+        return at
+
+    monkeypatch.setattr(PrometheusSource, "_answered", believed)
+
+    with pytest.raises(AssertionError):
+        await test_windows_begin_after_the_warm_up_however_late_the_server_answers(serving, 30.0)
+
+
 async def test_the_moment_is_not_asked_for_where_nobody_was_warmed_up(serving, monkeypatch) -> None:
     server, source = serving
     monkeypatch.setitem(globals(), "PODS", PODS[:1])
