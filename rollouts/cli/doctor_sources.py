@@ -1,4 +1,4 @@
-"""How late the servers of ``--source NAME=URL`` answer: gates judge what they tell.
+"""How late the servers of ``--source NAME=URL`` answer, and whether once: gates judge what they tell.
 
 A store like VictoriaMetrics answers for a moment before the one that it is asked for while samples of the last seconds
 may still arrive, and behind a queue or a remote write samples come late.
@@ -31,6 +31,7 @@ def source_checks(sources: Mapping[str, str], namespace: str) -> Iterator[Check]
         try:
             yield _moment(name, url)
             yield _newest(name, url, namespace)
+            yield from _twice(name, url, namespace)
         except (OSError, ValueError, LookupError, TypeError) as error:
             why = getattr(error, "reason", None) or type(error).__name__
             yield bad(f"source {name}: {url} does not answer a query: {why}", "correct the URL of --source")
@@ -70,6 +71,18 @@ def _newest(name: str, url: str, namespace: str) -> Check:
     return fine(
         f"source {name}: the newest samples of namespace {namespace} are {age:.0f} s old, {apart:.0f} s apart"
     )
+
+
+def _twice(name: str, url: str, namespace: str) -> Iterator[Check]:
+    """Several replicas of a scraper, whose samples the store does not deduplicate: one ``up`` each of a target."""
+    kept = _asked(url, f'max(count by (job, instance) (up{{namespace="{namespace}"}}))', nocache="1")
+    if kept > 1:
+        yield bad(
+            f"source {name}: it holds targets of namespace {namespace} {kept:.0f} times, by labels of several "
+            "scrapers: every request counts as often",
+            "let it deduplicate: -dedup.minScrapeInterval of VictoriaMetrics with equal labels, replica labels of "
+            "Thanos, HA tracking of Mimir",
+        )
 
 
 def _asked(url: str, query: str, **more: str) -> float:

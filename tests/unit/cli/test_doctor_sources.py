@@ -50,8 +50,17 @@ def serve() -> Iterator[Callable[[Answer], str]]:
         server.server_close()
 
 
-def store(*, hidden: float = 0.0, late: float = 0.0, age: float | None = 8.0, apart: float = 15.0) -> Answer:
+def store(
+    *,
+    hidden: float = 0.0,
+    late: float = 0.0,
+    age: float | None = 8.0,
+    apart: float = 15.0,
+    replicas: float = 1.0,
+) -> Answer:
     def answer(query: str, exactly: bool) -> float | None:
+        if query.startswith("max(count by"):
+            return None if age is None else replicas
         if query.startswith("time()"):
             return -late if exactly else -max(hidden, late)
         return apart if "count_over_time" in query else age
@@ -77,6 +86,14 @@ SAID: dict[str, tuple[Answer, list[tuple[Level, str]]]] = {
         [(Level.FINE, "answers for the moment"), (Level.WARN, "are 90 s old, and 30 s apart")],
     ),
     "scrapes once a minute": (store(age=59.0, apart=60.0), [(Level.FINE, ""), (Level.FINE, "60 s apart")]),
+    "two scrapers": (
+        store(replicas=2.0),
+        [
+            (Level.FINE, ""),
+            (Level.FINE, "15 s apart"),
+            (Level.BAD, "holds targets of namespace models 2 times"),
+        ],
+    ),
     "nothing of the namespace": (
         store(age=None),
         [(Level.FINE, ""), (Level.WARN, "no `up` of namespace models")],
