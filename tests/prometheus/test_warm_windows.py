@@ -174,12 +174,12 @@ async def test_series_that_a_warm_up_began_do_not_begin_at_zero(
 
 
 def _offset_finds_what_was_before(patch: pytest.MonkeyPatch) -> None:
-    real = promql._parts
+    def born(self: promql._Builder, part: promql._Part, one: str) -> str:
+        then = f"offset {part.seconds}s"
+        process = f"{{{promql._any_name(promql._ALWAYS)},{part.pods}}} {then}"
+        return f"({one} unless {one} {then}) and on ({self.process}) group by ({self.process}) ({process})"
 
-    def parts(*args: Any) -> Any:
-        return [part._replace(cut=False) for part in real(*args)]
-
-    patch.setattr(promql, "_parts", parts)
+    patch.setattr(promql._Builder, "_born", born)
 
 
 @pytest.mark.timeout(150)
