@@ -301,7 +301,7 @@ impl StreamLogic for FailingStream {
     }
 
     fn state(&self) -> &'static str {
-        "REQUEST_HEADERS"
+        "START"
     }
 
     fn waiting(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::connection;
 use crate::framing::Sum;
 use crate::limits::{FAREWELL, LEAST_WAITING, WORKERS};
 use crate::panics::{self, Told, survived};
-use crate::places::{Place, Places};
+use crate::places::{Place, Places, Reason};
 use crate::tls::Certificates;
 use crate::{Clock, Config, Event};
 
@@ -300,13 +300,10 @@ async fn work<L: Logic>(shared: Arc<Shared<L>>, mut queue: mpsc::UnboundedReceiv
 /// Serve one connection until it ends.
 async fn begin<L: Logic>(shared: Arc<Shared<L>>, job: Job) {
     let mut place = job.place;
-    let ended = match TcpStream::from_std(job.socket) {
-        Ok(socket) => {
-            let progress = Arc::clone(&place.progress);
-            connection::serve(Arc::clone(&shared), job.serves, progress, socket, job.certificates).await
-        }
-        Err(_) => return,
-    };
+    let Ok(socket) = TcpStream::from_std(job.socket) else { return };
+    let progress = Arc::clone(&place.progress);
+    let serving = connection::serve(Arc::clone(&shared), job.serves, progress, socket, job.certificates);
+    let ended = survived(serving).await.unwrap_or(Reason::Failed.into());
     place.ended = ended.reason;
     if let Some(error) = ended.error {
         shared.tell(Event::ConnectionRefused(error));

@@ -4,6 +4,7 @@
 //! oldest of those that have no use for theirs makes room. A connection that carries a stream keeps its place always.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -245,18 +246,25 @@ impl Places {
         let progress = Arc::new(Progress::new());
         row.staying.insert(number, Arc::clone(&progress));
         row.open += 1;
-        Some(Place { places: Arc::clone(self), serves, number, progress, ended: Reason::Failed })
+        Some(Place { places: Arc::clone(self), serves, number, progress, ended: Reason::Stopped })
     }
 
     /// Wait until all but a few of those that were told to leave have left.
     pub(crate) async fn left(&self, serves: Serves) {
         loop {
-            let row = &self.rows().rows[serves as usize];
-            if row.open - row.staying.len() < MAX_LEAVING {
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
+            if self.leaving(serves) < MAX_LEAVING {
                 return;
             }
-            self.left.notified().await;
+            left.await;
         }
+    }
+
+    fn leaving(&self, serves: Serves) -> usize {
+        let rows = self.rows();
+        let row = &rows.rows[serves as usize];
+        row.open - row.staying.len()
     }
 
     /// Wait until nothing is served, or until `grace` is over.
@@ -296,7 +304,7 @@ pub(crate) struct Place {
     serves: Serves,
     number: u64,
     pub(crate) progress: Arc<Progress>,
-    /// Why it ends; a bug of ours unless somebody says otherwise.
+    /// Why it ends; with this server unless somebody says otherwise.
     pub(crate) ended: Reason,
 }
 
@@ -311,7 +319,7 @@ impl Drop for Place {
             self.places.count(self.serves, self.ended); // who was displaced is counted
         }
         self.places.changed.notify_all();
-        self.places.left.notify_one();
+        self.places.left.notify_waiters();
     }
 }
 

@@ -111,7 +111,7 @@ async def test_a_message_out_of_place_is_told_with_the_state_that_it_came_in(
         assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
         text = await stream.details()
 
-    told = {"level": "warning", "state": "REQUEST_BODY" if late else "REQUEST_HEADERS", "error": text}
+    told = {"level": "warning", "state": "REQUEST_BODY" if late else "START", "error": text}
     assert named(lines, "stream_refused") == [told]
 
 
@@ -141,7 +141,7 @@ async def test_a_bug_is_one_line_with_its_state_and_place_and_is_counted(
 
     told = named(lines, "stream_failed")
     assert [(line["level"], line["state"], sorted(line)) for line in told] == [
-        ("error", "REQUEST_HEADERS", ["exception", "level", "state"])
+        ("error", "START", ["exception", "level", "state"])
     ] * 2
     assert all("planted" in line["exception"] for line in told)
     assert "inference_picker_failures_total 2.0" in page
