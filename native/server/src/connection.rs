@@ -126,7 +126,8 @@ async fn beginning<L: Logic>(
     socket: TcpStream,
     certificates: Option<Arc<Certificates>>,
 ) -> Result<Begun, Reason> {
-    let _ = in_time(around, limits::FIRST_BYTE, Reason::Silent, socket.readable()).await?;
+    // Not `readable`, which may say so for nothing.
+    let _ = in_time(around, limits::FIRST_BYTE, Reason::Silent, socket.peek(&mut [0])).await?;
     let Some(certificates) = certificates else { return Ok(Begun::Plain(socket)) };
     let shaking = async {
         let config = certificates.current(&around.shared.told.events).await;

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,7 +17,7 @@ use crate::METHOD;
 use crate::connection::{self, Around, Ended};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
-use crate::limits::{CONNECTION_WINDOW, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER};
+use crate::limits::{CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER};
 use crate::listen::{Phase, Serves, Shared};
 use crate::places::{Progress, Reason};
 
@@ -509,6 +510,26 @@ fn a_handshake_has_ten_seconds() {
             let began = Instant::now();
             assert_eq!(task.await.unwrap(), Reason::SlowHandshake.into(), "{} bytes", said.len());
             assert_eq!(began.elapsed().as_secs(), HANDSHAKE.as_secs());
+        }
+    });
+}
+
+#[test]
+fn who_says_nothing_has_five_seconds_and_who_says_little_ten() {
+    run(async {
+        let world = World::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (said, limit, reason) in
+            [(&b""[..], FIRST_BYTE, Reason::Silent), (&PREFACE[..1], HANDSHAKE, Reason::SlowHandshake)]
+        {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(said).await.unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+            let progress = Arc::new(Progress::new());
+            let serving = connection::serve(Arc::clone(&world.shared), Serves::Everything, progress, socket, None);
+            let began = Instant::now();
+            assert_eq!(serving.await, reason.into());
+            assert_eq!(began.elapsed().as_secs(), limit.as_secs());
         }
     });
 }
