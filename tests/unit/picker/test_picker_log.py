@@ -181,6 +181,30 @@ async def test_what_is_logged_while_it_drains_does_not_wait_for_the_end(serve: A
         await stopping
 
 
+async def test_lines_that_are_lost_in_a_flood_are_counted_and_told(
+    serve: Any, lines: Lines, data_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollouts.picker.native_server._EVENTS_EVERY", 3_600.0)  # nobody looks in between
+    count, kept = 1_050, 1_000 if data_path == "native" else 1_050
+
+    async with serve() as (picker, process):
+
+        async def stream() -> None:
+            one = process()
+            await one.write(stray())
+            await one.code()
+
+        for _ in range(count // 50):
+            await asyncio.gather(*(stream() for _ in range(50)))
+        page = picker.metrics.expose("")[0].decode()
+
+    assert len(named(lines, "stream_refused")) == kept
+    lost = count - kept
+    assert f"inference_picker_log_events_dropped_total {lost}.0" in page
+    told = [{"level": "warning", "count": lost}] if lost else []
+    assert named(lines, "log_events_dropped") == told
+
+
 def families(page: str) -> dict[str, str]:
     return dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.MULTILINE))
 
