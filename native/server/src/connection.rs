@@ -186,7 +186,7 @@ where
             if driver.farewell.is_none()
                 && let Poll::Ready(reason) = displaced.as_mut().poll(cx)
             {
-                driver.depart(reason);
+                driver.depart(reason, limits::LEAVE);
             }
             if let Poll::Ready(end) = driver.turn(cx) {
                 return Poll::Ready(Some(end));
@@ -384,19 +384,23 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             Serves::Health => limits::HEALTH_IDLE_TICKS,
         };
         if self.idle >= most {
-            self.depart(Reason::Idle);
+            self.depart(Reason::Idle, limits::FAREWELL);
             cx.waker().wake_by_ref();
         }
     }
 
     /// End a connection without streams: those that begin now can be tried again elsewhere.
-    fn depart(&mut self, reason: Reason) {
+    fn depart(&mut self, reason: Reason, time: Duration) {
         self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-        self.part(reason.into());
+        self.part_within(time, reason.into());
     }
 
     fn part(&mut self, end: Ended) {
-        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(limits::FAREWELL)), end: Some(end) });
+        self.part_within(limits::FAREWELL, end);
+    }
+
+    fn part_within(&mut self, time: Duration, end: Ended) {
+        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(time)), end: Some(end) });
     }
 
     fn look_at_phase(&mut self) {

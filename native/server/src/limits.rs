@@ -107,6 +107,9 @@ pub const WRITE_RATE: usize = 16 << 10;
 /// How long a connection that is over may take to hear so.
 pub const FAREWELL: Duration = Duration::from_secs(2);
 
+/// The same of one whose place somebody waits for.
+pub const LEAVE: Duration = Duration::from_millis(100);
+
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 64 << 10;
 

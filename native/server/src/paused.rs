@@ -17,9 +17,11 @@ use crate::METHOD;
 use crate::connection::{self, Around, Ended};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
-use crate::limits::{CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER};
+use crate::limits::{
+    CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, LEAVE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER,
+};
 use crate::listen::{Phase, Serves, Shared};
-use crate::places::{Progress, Reason};
+use crate::places::{Progress, Reason, Stage};
 
 /// Run a test on a clock that goes on when all wait.
 fn run(test: impl Future<Output = ()>) {
@@ -510,6 +512,38 @@ fn a_handshake_has_ten_seconds() {
             let began = Instant::now();
             assert_eq!(task.await.unwrap(), Reason::SlowHandshake.into(), "{} bytes", said.len());
             assert_eq!(began.elapsed().as_secs(), HANDSHAKE.as_secs());
+        }
+    });
+}
+
+#[test]
+fn who_gives_the_place_up_hears_so_and_takes_no_time() {
+    run(async {
+        let world = World::new();
+        for (buffer, takes, stage, reason) in [
+            (BUFFER, 0, Stage::Unused, Reason::DisplacedUnused),
+            (BUFFER, 0, Stage::Idle, Reason::DisplacedIdle),
+            (200, LEAVE.as_millis(), Stage::Idle, Reason::DisplacedIdle), // nobody takes what is still to be said
+        ] {
+            let progress = Arc::new(Progress::new());
+            let around = Around::new(Arc::clone(&world.shared), Serves::Everything, Arc::clone(&progress));
+            let (socket, task) = begin(around, buffer);
+            let mut client = Raw::hello(socket, 65_535).await;
+            sleep(Duration::from_millis(1)).await;
+            if stage == Stage::Idle {
+                client.send(&[kit::open(1), kit::say(1, &[5; 60]), kit::say(1, b"close")].concat()).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+            }
+            let began = Instant::now();
+            assert!(progress.displace(stage));
+            assert_eq!(task.await.unwrap(), reason.into());
+            assert!(began.elapsed().as_millis().abs_diff(takes) <= 1, "{:?}", began.elapsed());
+            let mut last = None;
+            while let Some(frame) = client.next().await {
+                last = Some(frame);
+            }
+            let (kind, _, _, payload) = last.unwrap();
+            assert!(takes > 0 || (kind, &payload[4..8]) == (kit::GOAWAY, &[0; 4]), "NO_ERROR");
         }
     });
 }

@@ -141,7 +141,7 @@ impl Progress {
     }
 
     /// Give the place up, unless something else happened meanwhile.
-    fn displace(&self, from: Stage) -> bool {
+    pub(crate) fn displace(&self, from: Stage) -> bool {
         let to = from as u8 + LEAVING;
         let given = self.stage.compare_exchange(from as u8, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if given {
