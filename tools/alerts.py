@@ -195,6 +195,31 @@ ALERTS = (
         what="Namespace {{ $labels.namespace }} has too many gates: figures of some are not exported.",
         do="Nothing is decided by exported figures. Fewer metrics per Rollout, or fewer Rollouts at a time.",
     ),
+    Alert(
+        name="InferencePickerFull",
+        expr="sum by (instance) (increase(inference_picker_connections_closed_total"
+        '{port="grpc", reason="full"}[5m])) > 0',
+        severity="critical",
+        what="Picker {{ $labels.instance }} turns gateways away: all its connections carry streams.",
+        do="docs/native.md says how many it allows: a part of its memory limit. Give it more memory or replicas, and "
+        "let in gateways alone (`networkPolicy.pickers`, `clientCaSecret`).",
+    ),
+    Alert(
+        name="InferencePickerCrowded",
+        expr="sum by (instance) (increase(inference_picker_connections_closed_total"
+        '{reason=~"displaced_.*"}[10m])) > 0',
+        lasts="10m",
+        what="Picker {{ $labels.instance }} has all its connections taken, and many of them do nothing.",
+        do="The log event connections_full counts them. Gateways are served; somebody connects and calls nothing: let "
+        "in gateways alone (`networkPolicy.pickers`, `clientCaSecret`).",
+    ),
+    Alert(
+        name="InferencePickerFails",
+        expr="sum by (instance) (increase(inference_picker_failures_total[10m])) > 0",
+        what="Picker {{ $labels.instance }} ended a request with a bug of its own.",
+        do="The log events stream_failed and panicked have the place; other requests go on. Please report it. "
+        "`dataPath: python`, or `native`, is the other implementation.",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Grafana dashboards: all Rollouts at a glance, and one Rollout in depth."""
+"""Grafana dashboards: all Rollouts at a glance, one Rollout in depth, and the endpoint pickers."""
 
 from __future__ import annotations
 
@@ -281,7 +281,52 @@ _DETAIL = Dashboard(
     ),
 )
 
-DASHBOARDS = (_OVERVIEW, _DETAIL)
+_PICKERS = Dashboard(
+    uid="inference-pickers",
+    title="Inference pickers",
+    panels=(
+        Panel(
+            title="Open streams",
+            queries=(("sum by (instance) (inference_picker_streams)", "{{instance}}"),),
+            about="ext_proc streams: requests, and responses that are measured.",
+            width=8,
+        ),
+        Panel(
+            title="Connections",
+            queries=(
+                ("sum by (instance, port) (inference_picker_connections)", "{{instance}} {{port}}"),
+                ("min by (port) (inference_picker_connections_limit)", "{{port}} at most"),
+            ),
+            about="Native data path alone.",
+            width=8,
+        ),
+        Panel(
+            title="Connections that ended, by why",
+            queries=(
+                (
+                    "sum by (port, reason) (rate(inference_picker_connections_closed_total[$__rate_interval]))",
+                    "{{port}} {{reason}}",
+                ),
+            ),
+            unit="ops",
+            about="Native data path alone. full: turned away.",
+            width=8,
+        ),
+        Panel(
+            title="Bugs, and lines of the log that were lost",
+            queries=(
+                ("sum by (instance) (increase(inference_picker_failures_total[1h]))", "{{instance}} bugs"),
+                (
+                    "sum by (instance) (increase(inference_picker_log_events_dropped_total[1h]))",
+                    "{{instance}} lost lines",
+                ),
+            ),
+            width=24,
+        ),
+    ),
+)
+
+DASHBOARDS = (_OVERVIEW, _DETAIL, _PICKERS)
 
 
 def dashboard_json(dashboard: Dashboard) -> str:

@@ -1,4 +1,4 @@
-"""What the chart ships for Prometheus and Grafana, and docs/monitoring.md, from the controller's own registry."""
+"""What the chart ships for Prometheus and Grafana, and docs/monitoring.md, from what controller and picker export."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
 from rollouts.controller.gate_metrics import gate_families
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.picker.server_metrics import ServerFigures, ServerMetrics
 from tools.alerts import ALERTS, Alert, rules_file
 from tools.dashboards import DASHBOARDS, dashboard_json
 
-__all__ = ["Exported", "exported", "monitoring"]
+__all__ = ["Exported", "exported", "exported_by_pickers", "monitoring"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _CHART = _ROOT / "charts" / "inference-rollouts" / "monitoring"
@@ -23,7 +25,7 @@ _ENDINGS = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A metric that the controller exports. ``name`` is what a query says, less the endings of a histogram."""
+    """A metric that controller or pickers export. ``name`` is what a query says, less the endings of a histogram."""
 
     name: str
     kind: str
@@ -49,10 +51,19 @@ def exported() -> tuple[Exported, ...]:
             name = metric._name + ("_total" if metric._type == "counter" else "")
             labels = tuple(metric._labelnames)
             found.append(Exported(name=name, kind=metric._type, labels=labels, about=metric._documentation))
-    for family in gate_families():
-        labels = tuple(family._labelnames)
-        found.append(Exported(name=family.name, kind=family.type, labels=labels, about=family.documentation))
+    found += [_family(family) for family in gate_families()]
     return tuple(sorted(found, key=lambda one: one.name))
+
+
+def exported_by_pickers() -> tuple[Exported, ...]:
+    """What a picker's page says of its server; the figures of requests are for the gates."""
+    return tuple(_family(family) for family in ServerMetrics(ServerFigures).collect())
+
+
+def _family(family: Metric) -> Exported:
+    name = family.name + ("_total" if family.type == "counter" else "")
+    labels = tuple(family._labelnames)  # type: ignore[attr-defined]  # of all that are made by their class
+    return Exported(name=name, kind=family.type, labels=labels, about=family.documentation.rstrip(".") + ".")
 
 
 def monitoring() -> Iterator[tuple[Path, str]]:
@@ -65,9 +76,9 @@ def monitoring() -> Iterator[tuple[Path, str]]:
 
 def _page() -> Iterator[str]:
     yield from _HEAD
-    for one in exported():
-        labels = ", ".join(f"`{label}`" for label in one.labels)
-        yield f"| `{one.name}` | {one.kind} | {labels} | {one.about} |"
+    yield from _table(exported())
+    yield from _OF_PICKERS
+    yield from _table(exported_by_pickers())
     yield from (
         "",
         "## Alerts",
@@ -83,9 +94,15 @@ def _page() -> Iterator[str]:
         yield f"- **{dashboard.title}** (`monitoring/dashboards/{dashboard.uid}.json`): {titles}."
 
 
+def _table(metrics: tuple[Exported, ...]) -> Iterator[str]:
+    for one in metrics:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        yield f"| `{one.name}` | {one.kind} | {labels} | {one.about} |"
+
+
 _HEAD = """# Monitoring
 
-Generated from the controller's registry, `tools/alerts.py` and `tools/dashboards.py` by `make generate`.
+Generated from the registries of controller and picker, `tools/alerts.py` and `tools/dashboards.py` by `make generate`.
 
 ## Installing it
 
@@ -107,9 +124,17 @@ attempt. `scope` of a gate is `attempt` or, of the current step's own run, `step
 |---|---|---|---|""".splitlines()
 
 
+_OF_PICKERS = """
+Of each picker, beside the figures of requests that gates read. grpc.aio does not tell its connections, so that the
+Python data path has no series of those three families; reasons and limits are in [native.md](native.md#connections).
+
+| metric | type | labels | meaning |
+|---|---|---|---|""".splitlines()
+
+
 def _runbook(alert: Alert) -> Iterator[str]:
     what = alert.what.replace("{{ $labels.namespace }}/{{ $labels.rollout }}", "NAMESPACE/NAME")
-    for label in ("reason", "controller", "namespace", "receiver"):
+    for label in ("reason", "controller", "namespace", "receiver", "instance"):
         what = what.replace(f"{{{{ $labels.{label} }}}}", label.upper())
     after = "" if alert.lasts == "0m" else f", after {alert.lasts}"
     yield from (f"### {alert.name}", "", f"{what} ({alert.severity}{after})", "", alert.do, "")

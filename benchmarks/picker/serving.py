@@ -42,12 +42,18 @@ def _free_port() -> int:
 
 @contextmanager
 def running(
-    data_path: str, *, limit: int, request_timeout: float = 120.0, objects: Path = OBJECTS
+    data_path: str,
+    *,
+    limit: int,
+    request_timeout: float = 120.0,
+    objects: Path = OBJECTS,
+    secure: bool = False,
 ) -> Iterator[Running]:
-    """One with a memory limit in bytes, without TLS; ended afterwards."""
+    """One with a memory limit in bytes, without TLS unless ``secure``; ended afterwards."""
     port, metrics = _free_port(), _free_port()
     command = [sys.executable, "-m", "rollouts.picker", "--pool=default/mymodel-pool-v1"]
-    command += [f"--objects={objects}", "--no-secure-serving", "--no-scrape", f"--data-path={data_path}"]
+    command += [f"--objects={objects}", "--no-scrape", f"--data-path={data_path}"]
+    command += [] if secure else ["--no-secure-serving"]
     command += [f"--grpc-address=127.0.0.1:{port}", f"--metrics-address=127.0.0.1:{metrics}"]
     command += [f"--memory-limit={limit}", f"--request-timeout={request_timeout}", "--drain-grace=0"]
     with tempfile.TemporaryFile() as log:

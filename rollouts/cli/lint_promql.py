@@ -49,10 +49,8 @@ class QueryParsers:
                 told = _words(error.read(_LONGEST)) if error.code == 400 else None
                 if told is not None:
                     return told
-                if error.code not in (
-                    400,
-                    404,
-                ):  # VictoriaMetrics answers 400 for a path that it does not have
+                # VictoriaMetrics answers 400 for a path that it does not have.
+                if error.code not in (400, 404):
                     self.troubles[source] = f"{url} answers {error.code}"
                     return None
             except (OSError, ValueError) as error:

@@ -30,6 +30,7 @@ from rollouts.picker.native import MirrorRouter, NativeMetrics, native_picker
 from rollouts.picker.native_server import NativeServer, TlsFiles
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
+from rollouts.picker.server_metrics import ServerMetrics
 from rollouts.picker.variant_metrics import describe
 from rollouts.picker.variant_watch import VariantWatch
 from rollouts.runtime.modelservers import ModelServers
@@ -88,6 +89,7 @@ class Picker:
         )  # until it is known where objects come from
         assemble = _native if self.data_path is DataPath.NATIVE else _python
         self.router, self.metrics, self.server = assemble(config, lambda: self.reads_pool_splits())
+        self.metrics.registry.register(ServerMetrics(self.server.figures))
         self.exposition = MetricsServer(
             self.metrics, config.metrics_address, lambda: self.ready, lambda: describe(self.router.counted())
         )
@@ -180,12 +182,20 @@ class Picker:
         """Drain the streams, then end everything. Safe to call when ``start`` failed half-way."""
         self.ready = False
         await self.settled()
-        await self.server.drain()
+        await self._drain()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._scraper.close()
         await self.exposition.stop()
+
+    async def _drain(self) -> None:
+        if not self.server.port:
+            return  # it never listened
+        begun, grace = time.monotonic(), self._config.drain_grace
+        _log.info("picker_draining", streams=self.server.figures().streams, seconds=grace)
+        await self.server.drain()
+        _log.info("picker_drained", seconds=round(time.monotonic() - begun, 3))
 
     async def failed(self) -> None:
         """Wait until a background task ends, which none should, and raise what ended it."""

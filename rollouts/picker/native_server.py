@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import structlog
 
 from rollouts.picker.credentials import self_signed_pair
 from rollouts.picker.server import ServerConfig
+from rollouts.picker.server_metrics import PortFigures, ServerFigures
 
 __all__ = ["NativeServer", "TlsFiles"]
 
 _EVENTS_EVERY = 1.0  # seconds between looks for what is to be logged
 _INFORMATIVE = frozenset({"request_timed_out", "certificate_reloaded"})
+_BUGS = frozenset({"stream_failed", "panicked"})
 _log = structlog.get_logger(__name__)
 
 
@@ -42,13 +45,30 @@ class NativeServer:
         self._tls = tls
         self._server: Any = None
         self._logging: asyncio.Task[None] | None = None
+        self._told_dropped = 0
         self.port = 0
         self.health_port = 0
 
     @property
     def failures(self) -> int:
-        """Streams that ended with a bug of ours."""
-        return 0 if self._server is None else int(self._server.failures)
+        """Bugs of ours: streams that ended with one, and panics elsewhere."""
+        return self.figures().failures
+
+    def figures(self) -> ServerFigures:
+        """What it has counted, also once it has stopped."""
+        found, server = ServerFigures(failures=int(self._picker.failures)), self._server
+        if server is None:
+            return found
+        return replace(
+            found,
+            failures=found.failures + server.failures,
+            streams=server.streams,
+            dropped_events=server.dropped_events,
+            connections=tuple(
+                PortFigures(port=port, open=count, limit=limit, closed=dict(closed))
+                for port, count, limit, closed in server.connections()
+            ),
+        )
 
     async def start(self) -> None:
         """Listen. ``port`` is set afterwards. Raises OSError when the address is taken."""
@@ -76,12 +96,12 @@ class NativeServer:
     async def drain(self) -> None:
         """Say NOT_SERVING, take no new streams, and give running ones ``drain_grace`` seconds."""
         await self.set_ready(False)
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop, self._config.drain_grace)
         if self._logging is not None:
             self._logging.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._logging
-        if self._server is not None:
-            await asyncio.to_thread(self._server.stop, self._config.drain_grace)
             self._tell()
 
     async def _log_events(self) -> None:
@@ -90,12 +110,10 @@ class NativeServer:
             self._tell()
 
     def _tell(self) -> None:
-        for event, text in self._server.events():
-            say = (
-                _log.info
-                if event in _INFORMATIVE
-                else _log.error
-                if event == "stream_failed"
-                else _log.warning
-            )
-            say(event, **({"error": text} if text else {}))
+        for event, keys in self._server.events():
+            level = "info" if event in _INFORMATIVE else "error" if event in _BUGS else "warning"
+            getattr(_log, level)(event, **keys)
+        dropped = self._server.dropped_events
+        if dropped > self._told_dropped:
+            _log.warning("log_events_dropped", count=dropped - self._told_dropped)
+            self._told_dropped = dropped

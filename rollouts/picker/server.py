@@ -26,6 +26,7 @@ from rollouts.picker.core.encoding import encode
 from rollouts.picker.core.ports import BufferBudget, Observer, Routing
 from rollouts.picker.core.protocol import Exchange, ProtocolError
 from rollouts.picker.core.wire import WireError, decode
+from rollouts.picker.server_metrics import ServerFigures
 
 __all__ = ["EXT_PROC_SERVICE", "HEALTH_NAMES", "LIVENESS", "PickerServer", "ServerConfig"]
 
@@ -95,6 +96,11 @@ class PickerServer:
         self.health_port = 0
         self.failures = 0
         """Streams that ended with an exception of ours: each is a bug."""
+        self._streams = 0
+
+    def figures(self) -> ServerFigures:
+        """What it has counted; grpc.aio does not tell connections."""
+        return ServerFigures(failures=self.failures, streams=self._streams)
 
     async def start(self) -> None:
         """Listen. ``port`` is set afterwards. Raises OSError when the address is taken."""
@@ -159,6 +165,7 @@ class PickerServer:
         read, write, clock, eof = context.read, context.write, time.monotonic, grpc.aio.EOF
         limit = self._config.request_timeout
         timeout = asyncio.timeout(limit)
+        self._streams += 1
         try:
             async with timeout:
                 while (data := await read()) is not eof:
@@ -195,5 +202,6 @@ class PickerServer:
             _log.exception("stream_failed", state=exchange.state.name)
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed; see its log")
         finally:
+            self._streams -= 1
             exchange.disconnect(clock())
         return b""  # not reached: abort raises

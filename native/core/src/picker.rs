@@ -117,6 +117,10 @@ impl<R: Routing + Send + Sync, O: Observer + Send + Sync> StreamLogic for Stream
         self.exchange.work(length)
     }
 
+    fn state(&self) -> &'static str {
+        self.exchange.state().name()
+    }
+
     fn waiting(&self) -> bool {
         self.exchange.waiting()
     }

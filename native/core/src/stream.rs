@@ -25,6 +25,9 @@ pub trait StreamLogic: Send {
         length
     }
 
+    /// What it waits for, as the log has it.
+    fn state(&self) -> &'static str;
+
     /// Whether the request is not complete yet, so that the limit on its time holds.
     fn waiting(&self) -> bool;
 

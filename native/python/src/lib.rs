@@ -17,5 +17,6 @@ fn inference_rollouts_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     bytes_door::add(module)?;
     module.add_class::<serve::Server>()?;
     module.add_function(wrap_pyfunction!(serve::serve, module)?)?;
+    module.add_function(wrap_pyfunction!(serve::serve_failing, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -1,7 +1,7 @@
 //! `Picker`: what Python hands to the native core, and what it reads of it.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -12,6 +12,7 @@ use rollouts_core::picker::{Picker as Core, PickerConfig};
 use rollouts_core::ports::{BufferBudget, Routing};
 use rollouts_core::routing::{RouterConfig, Unready};
 use rollouts_core::schedule::Names;
+use rollouts_server::panics::caught;
 
 use crate::convert;
 
@@ -27,13 +28,19 @@ struct Listed {
 pub struct Picker {
     pub core: Arc<Core>,
     listed: Mutex<HashMap<String, Listed>>,
+    failures: AtomicU64,
 }
 
-/// What a call of the core gives. A panic of it is a RuntimeError: pyo3's own is none that `except Exception` catches.
-fn guarded<R>(ask: impl FnOnce() -> R) -> PyResult<R> {
-    catch_unwind(AssertUnwindSafe(ask)).map_err(|_| {
-        PyRuntimeError::new_err("a bug in the native data path: it goes on with the state of the cluster before")
-    })
+impl Picker {
+    /// What a call of the core gives. A panic of it is a RuntimeError: pyo3's own is none that `except Exception` catches.
+    fn guarded<R>(&self, ask: impl FnOnce() -> R) -> PyResult<R> {
+        caught(ask).map_err(|said| {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            let text =
+                format!("a bug in the native data path: it goes on with the state of the cluster before: {said}");
+            PyRuntimeError::new_err(text)
+        })
+    }
 }
 
 type Shares = HashMap<String, HashMap<String, u64>>;
@@ -63,7 +70,13 @@ impl Picker {
             keep_streams,
             variant_header: variant_header.as_bytes().to_vec().into(),
         };
-        Ok(Self { core: Arc::new(Core::new(config)), listed: Mutex::default() })
+        Ok(Self { core: Arc::new(Core::new(config)), listed: Mutex::default(), failures: AtomicU64::new(0) })
+    }
+
+    /// Calls that ended with a bug of ours.
+    #[getter]
+    fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Take over a Snapshot. `now`: monotonic seconds, `wall`: Unix time. Raises RuntimeError for a bug of ours.
@@ -74,7 +87,7 @@ impl Picker {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.retain(|address, _| addresses.contains(&**address));
         drop(listed);
-        py.detach(|| guarded(|| self.core.router().update(snapshot, now, wall)))
+        py.detach(|| self.guarded(|| self.core.router().update(snapshot, now, wall)))
     }
 
     /// Take over the Load of a pod. `before`: what `dispatched` said when its page was asked for; None: all so far.
@@ -90,12 +103,12 @@ impl Picker {
     ) -> PyResult<()> {
         let (models, adapters) = self.names(py, address, load)?;
         let load = convert::load(load, models, adapters)?;
-        py.detach(|| guarded(|| self.core.router().observe(address, load, now, before)))
+        py.detach(|| self.guarded(|| self.core.router().observe(address, load, now, before)))
     }
 
     /// Requests sent to a pod since its last page was asked for.
     fn dispatched(&self, address: &str) -> PyResult<i64> {
-        guarded(|| {
+        self.guarded(|| {
             let state = self.core.router().lock();
             state.scheduler.place(address).map_or(0, |place| state.scheduler.pods()[place].dispatched)
         })
@@ -103,7 +116,7 @@ impl Picker {
 
     /// The same of all pods, by address.
     fn all_dispatched(&self) -> PyResult<HashMap<String, i64>> {
-        guarded(|| {
+        self.guarded(|| {
             let state = self.core.router().lock();
             state.scheduler.pods().iter().map(|pod| (pod.endpoint.address.to_string(), pod.dispatched)).collect()
         })
@@ -111,7 +124,7 @@ impl Picker {
 
     /// By pool: requests that pods about to go got all the same.
     fn to_draining(&self) -> PyResult<HashMap<String, u64>> {
-        guarded(|| {
+        self.guarded(|| {
             let state = self.core.router().lock();
             state.scheduler.to_draining().iter().map(|(pool, count)| (pool.to_string(), *count)).collect()
         })
@@ -119,7 +132,7 @@ impl Picker {
 
     /// Requests per rule's model and target since the weights last changed.
     fn shares(&self) -> PyResult<Shares> {
-        guarded(|| {
+        self.guarded(|| {
             let state = self.core.router().lock();
             let texts = |counts: &std::collections::BTreeMap<Arc<str>, u64>| {
                 counts.iter().map(|(name, count)| (name.to_string(), *count)).collect()
@@ -130,7 +143,7 @@ impl Picker {
 
     /// Requests per variant since the weights last changed, by the PoolSplit's namespace and name.
     fn variant_counts(&self) -> PyResult<HashMap<(String, String), HashMap<String, u64>>> {
-        guarded(|| {
+        self.guarded(|| {
             let state = self.core.router().lock();
             let splits = state.variants.splits.iter();
             let counted = splits.map(|split| {
@@ -145,7 +158,7 @@ impl Picker {
     ///
     /// Figures: `requests` by code (0: nobody looked), totals, and histograms as (counts by bucket, sum).
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Vec<String>, Bound<'py, PyDict>)>> {
-        let series = py.detach(|| guarded(|| self.core.counters().export()))?;
+        let series = py.detach(|| self.guarded(|| self.core.counters().export()))?;
         series.iter().map(|(labels, series)| Ok((texts(labels), figures(py, series)?))).collect()
     }
 
@@ -159,13 +172,13 @@ impl Picker {
 
     /// Drop the series of pods that have been gone for a while. Call it now and then.
     fn forget(&self, py: Python<'_>, now: f64) -> PyResult<()> {
-        py.detach(|| guarded(|| self.core.counters().forget(now)))
+        py.detach(|| self.guarded(|| self.core.counters().forget(now)))
     }
 
     /// Decide on a Request: the fields of a Decision (of the endpoint its address), or those of a Refusal.
     fn route<'py>(&self, py: Python<'py>, request: &Bound<'py, PyAny>, now: f64) -> PyResult<Bound<'py, PyTuple>> {
         let (headers, asked) = (convert::headers(&request.getattr("headers")?)?, convert::request(request)?);
-        match guarded(|| self.core.router().route(&headers, &asked, now))? {
+        match self.guarded(|| self.core.router().route(&headers, &asked, now))? {
             Ok(decision) => convert::decision_fields(&decision).into_pyobject(py),
             Err(refusal) => convert::refusal_fields(&refusal).into_pyobject(py),
         }

@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rollouts_core::encoding::Encoded;
 use rollouts_server::limits::{MAX_CONNECTIONS, PER_CONNECTION};
-use rollouts_server::{Config, Event, Handle, Logic, Pair, TlsSource, resolve};
+use rollouts_server::{Config, Event, Figures, Flow, Handle, Logic, Pair, Serves, StreamLogic, TlsSource, resolve};
 
 use crate::picker::Picker;
 
-/// Events that wait to be read; more are dropped, for a flood of them says nothing new.
+/// Events that wait to be read; more are dropped and counted, for a flood of them says nothing new.
 const MAX_EVENTS: usize = 1_000;
 
 /// As many threads as there are cores, but no more than that: a gateway has about as many connections.
@@ -27,15 +30,35 @@ const CONNECTIONS: usize = 4;
 /// Fewer than this do not serve the threads of a few gateways.
 const LEAST_CONNECTIONS: usize = 64;
 
-type Events = Arc<Mutex<VecDeque<Event>>>;
+/// What is to be logged when Python asks.
+#[derive(Default)]
+struct Events {
+    queue: Mutex<VecDeque<Event>>,
+    dropped: AtomicU64,
+}
+
+impl Events {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: Event) {
+        let mut queue = self.queue();
+        if queue.len() < MAX_EVENTS {
+            queue.push_back(event);
+        } else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
 
 /// A server that runs.
 #[pyclass(frozen, module = "inference_rollouts_native")]
 pub struct Server {
     handle: Mutex<Option<Handle>>,
-    events: Events,
+    events: Arc<Events>,
     /// Kept when the server has stopped: what failed at the very end is to be seen too.
-    failures: Arc<AtomicU64>,
+    figures: Figures,
     /// Where it listens.
     #[pyo3(get)]
     port: u16,
@@ -71,8 +94,8 @@ fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyRes
     let address =
         |text: &str| resolve(text).map_err(|error| PyOSError::new_err(format!("cannot listen on {text}: {error}")));
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let events = Events::default();
-    let queue = Arc::clone(&events);
+    let events = Arc::new(Events::default());
+    let told = Arc::clone(&events);
     let config = Config {
         address: address(&options.address)?,
         health_address: match &*options.health_address {
@@ -88,36 +111,48 @@ fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyRes
             .map_err(|error| PyValueError::new_err(error.to_string()))?,
         threads: if options.threads == 0 { cores } else { options.threads },
         clock: options.now,
-        events: Arc::new(move |event| {
-            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            if queue.len() < MAX_EVENTS {
-                queue.push_back(event);
-            }
-        }),
+        events: Arc::new(move |event| told.push(event)),
     };
     let handle = py.detach(|| rollouts_server::serve(logic, config))?;
-    let (port, health_port, failures) = (handle.port, handle.health_port, handle.failure_count());
-    Ok(Server { handle: Mutex::new(Some(handle)), events, failures, port, health_port })
+    let (port, health_port, figures) = (handle.port, handle.health_port, handle.figures().clone());
+    Ok(Server { handle: Mutex::new(Some(handle)), events, figures, port, health_port })
 }
 
 #[pymethods]
 impl Server {
-    /// What a person should read in the log, since this was asked last: pairs of an event's name and what it says.
-    fn events(&self) -> Vec<(&'static str, String)> {
-        let taken = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
-        taken.into_iter().map(named).collect()
+    /// What a person should read in the log, since this was asked last: pairs of an event's name and its keys.
+    fn events<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Bound<'py, PyDict>)>> {
+        let taken = std::mem::take(&mut *self.events.queue());
+        taken.into_iter().map(|event| named(py, event)).collect()
     }
 
-    /// Streams that ended with a bug of ours.
+    /// Events that nobody will read, for too many waited.
+    #[getter]
+    fn dropped_events(&self) -> u64 {
+        self.events.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Bugs of ours: streams that ended with one, and panics elsewhere.
     #[getter]
     fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+        self.figures.failures()
     }
 
-    /// Connections that are open.
+    /// Streams of the picker that are open.
     #[getter]
-    fn connections(&self) -> usize {
-        self.with(Handle::connections).unwrap_or_default()
+    fn streams(&self) -> usize {
+        self.figures.streams()
+    }
+
+    /// By port, `grpc` and `health`: connections that are open, those that may be, and those that ended, by reason.
+    fn connections(&self) -> Vec<Connections> {
+        let ports = [Serves::Everything, Serves::Health];
+        let used = ports.into_iter().filter(|port| *port == Serves::Everything || self.health_port > 0);
+        used.map(|port| {
+            let (open, limit) = self.figures.connections(port);
+            (port.name(), open, limit, self.figures.closed(port).collect())
+        })
+        .collect()
     }
 
     /// Tell those who watch health that the picker's readiness has changed.
@@ -141,15 +176,50 @@ impl Server {
     }
 }
 
-fn named(event: Event) -> (&'static str, String) {
-    match event {
-        Event::RequestTimedOut => ("request_timed_out", String::new()),
-        Event::StreamRefused(text) => ("stream_refused", text),
-        Event::StreamFailed(text) => ("stream_failed", text),
-        Event::ConnectionRefused(text) => ("connection_refused", text),
-        Event::CertificateReloaded => ("certificate_reloaded", String::new()),
-        Event::CertificateUnreadable(text) => ("certificate_unreadable", text),
-    }
+type Connections = (&'static str, usize, usize, Vec<(&'static str, u64)>);
+
+/// The names are those of `rollouts/picker/server.py` where it has such an event.
+fn named(py: Python<'_>, event: Event) -> PyResult<(&'static str, Bound<'_, PyDict>)> {
+    let keys = PyDict::new(py);
+    let name = match event {
+        Event::RequestTimedOut { state, seconds } => {
+            keys.set_item("state", state)?;
+            keys.set_item("seconds", seconds)?;
+            "request_timed_out"
+        }
+        Event::StreamRefused { state, error } => {
+            keys.set_item("state", state)?;
+            keys.set_item("error", error)?;
+            "stream_refused"
+        }
+        Event::StreamFailed { state, exception } => {
+            keys.set_item("state", state)?;
+            keys.set_item("exception", exception)?;
+            "stream_failed"
+        }
+        Event::Panicked { thread, exception } => {
+            keys.set_item("thread", thread)?;
+            keys.set_item("exception", exception)?;
+            "panicked"
+        }
+        Event::ConnectionRefused(error) => {
+            keys.set_item("error", error)?;
+            "connection_refused"
+        }
+        Event::ConnectionsFull { port, limit, displaced, refused } => {
+            keys.set_item("port", port)?;
+            keys.set_item("limit", limit)?;
+            keys.set_item("displaced", displaced)?;
+            keys.set_item("refused", refused)?;
+            "connections_full"
+        }
+        Event::CertificateReloaded => "certificate_reloaded",
+        Event::CertificateUnreadable(error) => {
+            keys.set_item("error", error)?;
+            "certificate_unreadable"
+        }
+    };
+    Ok((name, keys))
 }
 
 /// Serve `picker` on `address`, HOST:PORT, and health once more on `health_address` unless that is empty.
@@ -189,4 +259,62 @@ pub fn serve(
         now,
     };
     start(py, Arc::clone(&picker.core), options)
+}
+
+/// A server whose streams panic at their first message, for the tests of what is said and counted then.
+#[pyfunction]
+#[pyo3(signature = (address, *, now))]
+pub fn serve_failing(py: Python<'_>, address: String, now: f64) -> PyResult<Server> {
+    let options = Options {
+        beside: 64 << 20,
+        address,
+        health_address: String::new(),
+        pair: None,
+        folder: None,
+        client_ca: None,
+        max_message: 8 << 20,
+        request_timeout: 120.0,
+        threads: 1,
+        now,
+    };
+    start(py, Arc::new(Failing), options)
+}
+
+struct Failing;
+struct FailingStream;
+
+impl Logic for Failing {
+    type Stream = FailingStream;
+
+    fn open(&self, _: f64) -> FailingStream {
+        FailingStream
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+}
+
+impl StreamLogic for FailingStream {
+    fn receive(&mut self, _: Bytes, _: f64, _: &mut Vec<Encoded>) -> Flow {
+        panic!("planted")
+    }
+
+    fn state(&self) -> &'static str {
+        "START"
+    }
+
+    fn waiting(&self) -> bool {
+        true
+    }
+
+    fn expects_response(&self) -> bool {
+        false
+    }
+
+    fn expire(&mut self, _: f64, _: &mut Vec<Encoded>) {}
+
+    fn half_closed(&mut self, _: f64, _: &mut Vec<Encoded>) {}
+
+    fn closed(&mut self, _: f64) {}
 }

@@ -104,6 +104,10 @@ impl StreamLogic for Stream {
         }
     }
 
+    fn state(&self) -> &'static str {
+        ""
+    }
+
     fn waiting(&self) -> bool {
         true
     }

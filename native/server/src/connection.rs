@@ -7,29 +7,32 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use h2::PingPong;
 use h2::server::Connection;
-use h2::{PingPong, Reason};
 use rollouts_core::stream::Logic;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use crate::Event;
 use crate::exchange::answer;
 use crate::framing::{Piece, Queue, Room};
 use crate::io::{Buffered, OpenStreams};
 use crate::limits;
 use crate::listen::{Phase, Serves, Shared};
+use crate::places::{Progress, Reason};
 use crate::tls::Certificates;
 
 /// What the streams of a connection share.
 pub(crate) struct Around<L> {
     pub(crate) shared: Arc<Shared<L>>,
     pub(crate) serves: Serves,
+    progress: Arc<Progress>,
     pub(crate) queue: Rc<Queue>,
     pub(crate) open: Rc<OpenStreams>,
     /// Told when the server stops: streams end then.
@@ -41,11 +44,12 @@ pub(crate) struct Around<L> {
 }
 
 impl<L: Logic> Around<L> {
-    pub(crate) fn new(shared: Arc<Shared<L>>, serves: Serves) -> Rc<Self> {
+    pub(crate) fn new(shared: Arc<Shared<L>>, serves: Serves, progress: Arc<Progress>) -> Rc<Self> {
         Rc::new(Self {
             queue: Rc::new(Queue::new(Arc::clone(&shared.queued))),
             shared,
             serves,
+            progress,
             open: Rc::default(),
             stopping: Notify::new(),
             waiting: Cell::new(0),
@@ -82,50 +86,82 @@ impl<L: Logic> Around<L> {
     }
 }
 
+/// Why a connection ended, and what the log is to say of it.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) reason: Reason,
+    pub(crate) error: Option<String>,
+}
+
+impl From<Reason> for Ended {
+    fn from(reason: Reason) -> Self {
+        Self { reason, error: None }
+    }
+}
+
 /// Serve what comes on `socket` until it ends.
 pub(crate) async fn serve<L: Logic>(
     shared: Arc<Shared<L>>,
     serves: Serves,
+    progress: Arc<Progress>,
     socket: TcpStream,
     certificates: Option<Arc<Certificates>>,
-) {
-    let around = Around::new(Arc::clone(&shared), serves);
-    let result = match certificates {
-        None => run(around, socket).await,
-        Some(certificates) => {
-            let shaking = in_turn(&shared.handshakes, async {
-                let config = certificates.current(&shared.events).await;
-                TlsAcceptor::from(config).accept(socket).await
-            });
-            let accepted = in_time(&shared, serves, shaking).await;
-            let Some(Ok(socket)) = accepted else { return }; // scanners and probes: not worth a line each
-            run(around, socket).await
-        }
-    };
-    if let Err(reason) = result {
-        (shared.events)(Event::ConnectionRefused(reason));
+) -> Ended {
+    let around = Around::new(shared, serves, progress);
+    match beginning(&around, socket, certificates).await {
+        Ok(Begun::Plain(socket)) => run(around, socket).await,
+        Ok(Begun::Tls(socket)) => run(around, *socket).await,
+        Err(reason) => reason.into(), // scanners and probes: not worth a line each
     }
 }
 
-/// What a handshake gives once not too many are at it.
-pub(crate) async fn in_turn<R>(handshakes: &Semaphore, shaking: impl Future<Output = R>) -> R {
-    let _permit = handshakes.acquire().await; // it is never closed
-    shaking.await
+enum Begun {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What a handshake gives, unless it takes too long or no new connection is wanted any more.
-async fn in_time<L: Logic, R>(shared: &Shared<L>, serves: Serves, shaking: impl Future<Output = R>) -> Option<R> {
-    let mut changes = shared.changes();
-    let mut ending = pin!(changes.wait_for(|phase| serves.ends_at(*phase)));
-    let mut shaking = pin!(timeout(limits::HANDSHAKE, shaking));
-    poll_fn(|cx| match shaking.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(done.ok()),
-        Poll::Pending => ending.as_mut().poll(cx).map(|_| None),
+/// What comes before HTTP/2. Nothing is spent on who says nothing.
+async fn beginning<L: Logic>(
+    around: &Around<L>,
+    socket: TcpStream,
+    certificates: Option<Arc<Certificates>>,
+) -> Result<Begun, Reason> {
+    // Not `readable`, which may say so for nothing.
+    let _ = in_time(around, limits::FIRST_BYTE, Reason::Silent, socket.peek(&mut [0])).await?;
+    let Some(certificates) = certificates else { return Ok(Begun::Plain(socket)) };
+    let shaking = async {
+        let config = certificates.current(&around.shared.told.events).await;
+        TlsAcceptor::from(config).accept(socket).await
+    };
+    let accepted = in_time(around, limits::HANDSHAKE, Reason::SlowHandshake, shaking).await?;
+    accepted.map(|socket| Begun::Tls(Box::new(socket))).map_err(|_| Reason::BadHandshake)
+}
+
+/// What a part of the beginning gives. Else why it is over: `late`, so long after the connection was taken; no new
+/// connection is wanted any more; or the place is needed for another one.
+async fn in_time<L: Logic, R>(
+    around: &Around<L>,
+    limit: Duration,
+    late: Reason,
+    work: impl Future<Output = R>,
+) -> Result<R, Reason> {
+    let mut changes = around.shared.changes();
+    let mut ending = pin!(changes.wait_for(|phase| around.serves.ends_at(*phase)));
+    let mut displaced = pin!(around.progress.displaced());
+    let mut work = pin!(timeout_at(around.progress.began() + limit, work));
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(done.map_err(|_| late));
+        }
+        if let Poll::Ready(reason) = displaced.as_mut().poll(cx) {
+            return Poll::Ready(Err(reason));
+        }
+        ending.as_mut().poll(cx).map(|_| Err(Reason::Stopped))
     })
     .await
 }
 
-pub(crate) async fn run<L, S>(around: Rc<Around<L>>, socket: S) -> Result<(), String>
+pub(crate) async fn run<L, S>(around: Rc<Around<L>>, socket: S) -> Ended
 where
     L: Logic,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -133,13 +169,25 @@ where
     let io = Buffered::new(socket, Rc::clone(&around.open));
     let mut changes = around.shared.changes();
     let shaking = handshake(&io, around.serves);
-    let Some(Some(connection)) = in_time(&around.shared, around.serves, shaking).await else { return Ok(()) };
+    let connection = match in_time(&around, limits::HANDSHAKE, Reason::SlowHandshake, shaking).await {
+        Ok(Some(connection)) => connection,
+        Ok(None) => return Reason::BadHandshake.into(),
+        Err(reason) => return reason.into(),
+    };
+    let progress = Arc::clone(&around.progress);
+    progress.finished();
+    let mut displaced = pin!(progress.displaced());
     let mut driver = Driver::new(around, connection, io);
     driver.look_at_phase();
     loop {
         let mut changed = pin!(changes.changed());
         // A change of phase is looked at between turns.
         let ended = poll_fn(|cx| {
+            if driver.farewell.is_none()
+                && let Poll::Ready(reason) = displaced.as_mut().poll(cx)
+            {
+                driver.depart(reason, limits::LEAVE);
+            }
             if let Poll::Ready(end) = driver.turn(cx) {
                 return Poll::Ready(Some(end));
             }
@@ -153,7 +201,7 @@ where
     }
 }
 
-/// HTTP/2's beginning. Nothing when the other side speaks something else.
+/// HTTP/2's beginning, with the client's SETTINGS. Nothing when the other side speaks something else.
 async fn handshake<S>(io: &Buffered<S>, serves: Serves) -> Option<Connection<Buffered<S>, Piece>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -176,14 +224,15 @@ where
         .max_local_error_reset_streams(None)
         .data_frame_budget(limits::FRAME_OVERHEAD);
     let mut shaking = pin!(builder.handshake::<_, Piece>(io.clone()));
-    poll_fn(|cx| {
+    let shaken = poll_fn(|cx| {
         let result = shaking.as_mut().poll(cx);
         match io.poll_out(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
             _ => result.map(Result::ok),
         }
-    })
-    .await
+    });
+    let connection = shaken.await?;
+    poll_fn(|cx| io.poll_settings(cx)).await.then_some(connection)
 }
 
 struct Driver<L, S> {
@@ -209,8 +258,7 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 struct Farewell {
     limit: Pin<Box<Sleep>>,
-    /// An error is one for the log.
-    reason: Result<(), String>,
+    end: Option<Ended>,
 }
 
 impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
@@ -233,41 +281,42 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         }
     }
 
-    /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+    /// Read, start what is new, write. Ready at the connection's end.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         self.io.begin_turn();
         self.around.driver.replace(Some(cx.waker().clone()));
         self.widen();
         let mut end = self.streams(cx);
         if self.io.is_flooded() && self.farewell.is_none() {
-            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            self.part(Err("too many PING, SETTINGS, PRIORITY or RST_STREAM frames".to_owned()));
+            self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let error = "too many PING, SETTINGS, PRIORITY or RST_STREAM frames".to_owned();
+            self.part(Ended { reason: Reason::Flood, error: Some(error) });
             end = self.streams(cx);
         }
         if self.stopping && self.around.is_quiet() {
             self.stopping = false;
-            self.connection.abrupt_shutdown(Reason::NO_ERROR); // streams that begin now have another picker
+            self.connection.abrupt_shutdown(h2::Reason::NO_ERROR); // streams that begin now have another picker
             end = self.streams(cx);
         }
         let written = self.io.poll_out(cx);
-        if let Some(Farewell { limit, reason }) = &mut self.farewell {
+        if let Some(Farewell { limit, end: reason }) = &mut self.farewell {
             let over = end.is_ready() && written.is_ready() || limit.as_mut().poll(cx).is_ready();
-            return if over { Poll::Ready(std::mem::replace(reason, Ok(()))) } else { Poll::Pending };
+            return if over { Poll::Ready(reason.take().unwrap_or(Reason::Client.into())) } else { Poll::Pending };
         }
-        if let Poll::Ready(reason) = end {
+        if let Poll::Ready(end) = end {
             if written.is_pending() {
-                self.part(reason);
+                self.part(end);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            return Poll::Ready(reason);
+            return Poll::Ready(end);
         }
         if let Poll::Ready(Err(_)) = written {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Reason::Client.into());
         }
         while self.tick.poll_tick(cx).is_ready() {
             if self.is_dead() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Reason::Dead.into());
             }
             self.look_whether_idle(cx);
         }
@@ -287,23 +336,29 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         }
     }
 
-    fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+    fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         for _ in 0..limits::BEGUN {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
-                    let around = Rc::clone(&self.around);
-                    around.streams.set(around.streams.get() + 1);
+                    if !self.around.progress.carries() {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM); // the place is given up
+                        continue;
+                    }
+                    let carried = Carried::begin(&self.around);
                     self.idle = 0;
                     drop(spawn_local(async move {
+                        let around = &carried.0;
                         match around.room().charge(limits::PER_STREAM) {
-                            Some(_charge) => answer(&around, call, respond).await,
-                            None => respond.send_reset(Reason::REFUSED_STREAM), // so that another picker is asked
+                            Some(_charge) => answer(around, call, respond).await,
+                            None => respond.send_reset(h2::Reason::REFUSED_STREAM), // so that another picker is asked
                         }
-                        around.streams.set(around.streams.get() - 1);
                     }));
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(worth_a_line(&error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(end_of(&error)),
+                Poll::Ready(None) => {
+                    let reason = if self.draining { Reason::Stopped } else { Reason::Client };
+                    return Poll::Ready(reason.into());
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -329,14 +384,23 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             Serves::Health => limits::HEALTH_IDLE_TICKS,
         };
         if self.idle >= most {
-            self.connection.abrupt_shutdown(Reason::NO_ERROR); // streams that begin now can be tried again elsewhere
-            self.part(Ok(()));
+            self.depart(Reason::Idle, limits::FAREWELL);
             cx.waker().wake_by_ref();
         }
     }
 
-    fn part(&mut self, reason: Result<(), String>) {
-        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(limits::FAREWELL)), reason });
+    /// End a connection without streams: those that begin now can be tried again elsewhere.
+    fn depart(&mut self, reason: Reason, time: Duration) {
+        self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+        self.part_within(time, reason.into());
+    }
+
+    fn part(&mut self, end: Ended) {
+        self.part_within(limits::FAREWELL, end);
+    }
+
+    fn part_within(&mut self, time: Duration, end: Ended) {
+        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(time)), end: Some(end) });
     }
 
     fn look_at_phase(&mut self) {
@@ -348,14 +412,33 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         if phase == Phase::Stopped {
             self.around.stopping.notify_waiters();
             self.stopping = true;
-            self.part(Ok(()));
+            self.part(Reason::Stopped.into());
         }
     }
 }
 
-fn worth_a_line(error: &h2::Error) -> Result<(), String> {
+/// A stream that a connection carries.
+struct Carried<L: Logic>(Rc<Around<L>>);
+
+impl<L: Logic> Carried<L> {
+    fn begin(around: &Rc<Around<L>>) -> Self {
+        around.streams.set(around.streams.get() + 1);
+        Self(Rc::clone(around))
+    }
+}
+
+impl<L: Logic> Drop for Carried<L> {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.streams.get() == 0 {
+            self.0.progress.rests();
+        }
+    }
+}
+
+fn end_of(error: &h2::Error) -> Ended {
     match error.get_io() {
-        Some(error) if error.kind() != io::ErrorKind::Other => Ok(()), // the client left
-        _ => Err(error.to_string()),
+        Some(error) if error.kind() != io::ErrorKind::Other => Reason::Client.into(),
+        _ => Ended { reason: Reason::Protocol, error: Some(error.to_string()) },
     }
 }

@@ -1,7 +1,6 @@
 //! One stream: requests that are no ext_proc stream, the loop of one that is, and what it sends.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -23,6 +22,7 @@ use crate::framing::{Assembler, Backlog, Piece, Queue, SHARED_FROM, Unacceptable
 use crate::health;
 use crate::limits::{INLINE_WORK, WRITE_PATIENCE, WRITE_RATE};
 use crate::listen::{Serves, Shared};
+use crate::panics::caught;
 use crate::{Event, METHOD};
 
 /// Replies up to this many bytes in all go out in one DATA frame, copied.
@@ -307,17 +307,16 @@ struct Closing<L: Logic> {
 
 impl<L: Logic> Closing<L> {
     fn open(shared: &Arc<Shared<L>>) -> Self {
-        Self { logic: Box::new(shared.logic.open(shared.clock.now())), shared: Arc::clone(shared) }
+        let logic = Box::new(shared.logic.open(shared.clock.now()));
+        shared.streams.fetch_add(1, Ordering::Relaxed);
+        Self { logic, shared: Arc::clone(shared) }
     }
 
     /// Call the logic; a panic of it is one stream's end.
     fn call<R>(&mut self, act: impl FnOnce(&mut L::Stream, f64) -> R) -> Result<R, Status> {
         let now = self.shared.clock.now();
-        catch_unwind(AssertUnwindSafe(|| act(&mut self.logic, now))).map_err(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            self.shared.failures.fetch_add(1, Ordering::Relaxed);
-            (self.shared.events)(Event::StreamFailed(text.to_owned()));
+        caught(|| act(&mut self.logic, now)).map_err(|exception| {
+            self.shared.told.failed(Event::StreamFailed { state: self.logic.state(), exception });
             Status::new("13", "the endpoint picker failed; see its log")
         })
     }
@@ -326,6 +325,7 @@ impl<L: Logic> Closing<L> {
 impl<L: Logic> Drop for Closing<L> {
     fn drop(&mut self) {
         let _ = self.call(|logic, now| logic.closed(now));
+        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -474,8 +474,8 @@ async fn converse<L: Logic>(
             Arrival::End => return Ok(half_closed(&mut stream, writer).await?),
             Arrival::Expired if !waiting => return Ok(Status::new("4", "a message was not complete in time")),
             Arrival::Expired => {
-                (shared.events)(Event::RequestTimedOut);
-                let seconds = shared.request_timeout.as_secs_f64();
+                let (state, seconds) = (stream.logic.state(), shared.request_timeout.as_secs_f64());
+                shared.tell(Event::RequestTimedOut { state, seconds });
                 let said = stream.call(|logic, _| logic.expire(seconds, &mut replies));
                 return Ok(incoming.during(last_words(writer, said, &mut replies)).await??);
             }
@@ -501,7 +501,7 @@ async fn converse<L: Logic>(
                 Flow::Close => return Ok(Status::OK),
                 Flow::Abort(text) => {
                     let text: String = text.chars().take(300).collect();
-                    (shared.events)(Event::StreamRefused(text.clone()));
+                    shared.tell(Event::StreamRefused { state: stream.logic.state(), error: text.clone() });
                     return Ok(Status::new("3", text));
                 }
             }

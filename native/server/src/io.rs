@@ -97,6 +97,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
         self.0.borrow_mut().poll_out(cx)
     }
 
+    /// Ready when the client's SETTINGS came, which begin what it says: true; or when they never will.
+    pub(crate) fn poll_settings(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut inner = self.0.borrow_mut();
+        while inner.counter.first.is_none() && !inner.ended {
+            if ready!(inner.poll_in(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Ready(inner.counter.first == Some(SETTINGS))
+    }
+
     /// A new turn begins: the connection may read again.
     pub(crate) fn begin_turn(&self) {
         self.0.borrow_mut().turn = 0;
@@ -329,6 +340,8 @@ struct FrameCounter {
     incoming: FrameReader,
     outgoing: FrameReader,
     open: Rc<OpenStreams>,
+    /// Kind of the first frame that came.
+    first: Option<u8>,
     newest: u32,
     /// Streams that we ended first, and whose RST_STREAM is still to come, if the client sends one.
     ended: usize,
@@ -342,6 +355,7 @@ impl FrameCounter {
             incoming: FrameReader::new(PREFACE),
             outgoing: FrameReader::new(0),
             open,
+            first: None,
             newest: 0,
             ended: 0,
             allowed: CHEAP_FRAMES,
@@ -352,6 +366,7 @@ impl FrameCounter {
     /// Look at what came. Whether it is not too much.
     fn came(&mut self, mut bytes: &[u8]) -> bool {
         while let Some(frame) = self.incoming.next(&mut bytes) {
+            self.first.get_or_insert(frame.kind);
             let free = match frame.kind {
                 HEADERS if frame.stream > self.newest => {
                     self.newest = frame.stream;

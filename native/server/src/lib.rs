@@ -13,8 +13,10 @@ mod health;
 mod io;
 pub mod limits;
 mod listen;
+pub mod panics;
 #[cfg(test)]
 mod paused;
+mod places;
 mod tls;
 
 #[cfg(test)]
@@ -28,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use listen::{Handle, resolve, serve};
+pub use listen::{Figures, Handle, Serves, resolve, serve};
 pub use rollouts_core::stream::{Flow, Logic, RESET_FOLLOWS, StreamLogic};
 
 /// The method that Envoy calls.
@@ -58,7 +60,7 @@ pub struct Config {
     pub threads: usize,
     /// What the clock says now, in the seconds that `StreamLogic` is given.
     pub clock: f64,
-    /// Told of what a person should read in the log. Called on any thread; must not block.
+    /// Told of what a person should read in the log. Called on any thread, also while it panics; must not block or panic.
     pub events: Arc<dyn Fn(Event) + Send + Sync>,
 }
 
@@ -85,17 +87,50 @@ pub enum Pair {
     Folder(PathBuf),
 }
 
-/// Something for the log.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// Something for the log; streams are told with the state of their exchange.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A request was not complete in time.
-    RequestTimedOut,
+    RequestTimedOut {
+        /// As `StreamLogic::state` has it.
+        state: &'static str,
+        /// The time that it had.
+        seconds: f64,
+    },
     /// A stream was ended for a message that could not be read or has no place.
-    StreamRefused(String),
+    StreamRefused {
+        /// As `StreamLogic::state` has it.
+        state: &'static str,
+        /// Why.
+        error: String,
+    },
     /// A stream ended with a panic of ours: a bug.
-    StreamFailed(String),
+    StreamFailed {
+        /// As `StreamLogic::state` has it.
+        state: &'static str,
+        /// What it said, and where.
+        exception: String,
+    },
+    /// Something of ours panicked outside of a stream's logic: a bug.
+    Panicked {
+        /// Name of the thread, which goes on.
+        thread: String,
+        /// What it said, and where.
+        exception: String,
+    },
     /// A connection was closed because of what its client did.
     ConnectionRefused(String),
+    /// All places are taken: told once in a while.
+    ConnectionsFull {
+        /// Where.
+        port: &'static str,
+        /// Connections that may be open.
+        limit: usize,
+        /// Of those that came since this was told last: how many a connection without a stream made room for.
+        displaced: usize,
+        /// How many were closed at once, for all others carry streams.
+        refused: usize,
+    },
     /// Certificate files were read again and are in use.
     CertificateReloaded,
     /// Certificate files could not be read; the last ones stay in use.

@@ -67,11 +67,24 @@ pub const CHEAP_FRAMES: u32 = 2_000;
 /// See `CHEAP_FRAMES`.
 pub const CHEAP_FRAMES_PER_SECOND: u32 = 1_000;
 
-/// TLS handshake, and then HTTP/2's preface.
-pub const HANDSHAKE: Duration = Duration::from_secs(20);
+/// How long a connection may be open without a byte. A client speaks first, in TLS as in HTTP/2: a round trip, and the
+/// few seconds in which a packet that was lost twice is sent again.
+pub const FIRST_BYTE: Duration = Duration::from_secs(5);
 
-/// TLS handshakes at once; more wait.
-pub const MAX_HANDSHAKES: usize = 256;
+/// How long TLS, HTTP/2's preface and SETTINGS may take in all, from the beginning of a connection. Envoy itself gives a
+/// connection up after five seconds (`connect_timeout`) unless told otherwise.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// When a connection that has not opened a stream has had its time, where all places are taken: a handshake is three
+/// round trips, of which the longest on earth takes a third of a second.
+pub const NEW_GIVES_WAY: Duration = Duration::from_secs(1);
+
+/// The same of one that had streams and has none: a gateway without a request for so long opens another for the next.
+pub const IDLE_GIVES_WAY: Duration = Duration::from_secs(60);
+
+/// Connections that were told to leave and have not yet, beside those that are allowed: while there are more none is
+/// taken, so that a flood waits in the kernel.
+pub const MAX_LEAVING: usize = 64;
 
 /// How long a new connection waits for the certificate's files before it gets what was read last.
 pub const READ_CERTIFICATE: Duration = Duration::from_secs(1);
@@ -93,6 +106,9 @@ pub const WRITE_RATE: usize = 16 << 10;
 
 /// How long a connection that is over may take to hear so.
 pub const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The same of one whose place somebody waits for.
+pub const LEAVE: Duration = Duration::from_millis(100);
 
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 64 << 10;

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,23 +13,36 @@ use rollouts_core::stream::Logic;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
 use crate::framing::Sum;
-use crate::limits::{FAREWELL, LEAST_WAITING, MAX_HANDSHAKES, MAX_HEALTH_CONNECTIONS, WORKERS};
+use crate::limits::{FAREWELL, LEAST_WAITING, WORKERS};
+use crate::panics::{self, Told, survived};
+use crate::places::{Place, Places, Reason};
 use crate::tls::Certificates;
 use crate::{Clock, Config, Event};
 
 /// What a listener's connections may call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Serves {
+pub enum Serves {
+    /// The picker, and its health.
     Everything,
+    /// Its health alone.
     Health,
 }
 
 impl Serves {
+    /// The name of such a port in log and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Everything => "grpc",
+            Self::Health => "health",
+        }
+    }
+
     /// Whether such connections begin no more, and end when they can.
     pub(crate) fn ends_at(self, phase: Phase) -> bool {
         phase == Phase::Stopped || self == Self::Everything && phase == Phase::Draining
@@ -52,16 +65,21 @@ pub(crate) struct Shared<L> {
     pub(crate) request_timeout: Duration,
     pub(crate) waiting: Sum,
     pub(crate) queued: Arc<Sum>,
-    pub(crate) handshakes: Semaphore,
-    pub(crate) failures: Arc<AtomicU64>,
-    pub(crate) events: Arc<dyn Fn(Event) + Send + Sync>,
+    /// Streams that are open.
+    pub(crate) streams: Arc<AtomicUsize>,
+    pub(crate) told: Told,
     phase: watch::Receiver<Phase>,
-    live: Arc<Live>,
+    places: Arc<Places>,
 }
 
 impl<L> Shared<L> {
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// Tell what a person should read in the log.
+    pub(crate) fn tell(&self, event: Event) {
+        (self.told.events)(event);
     }
 
     /// Changes of phase, and announcements that `Logic::ready` says something else.
@@ -82,57 +100,12 @@ impl<L: Logic> Shared<L> {
             request_timeout: Duration::from_secs(120),
             waiting: Sum::new(16 << 20),
             queued: Arc::new(Sum::new(2 << 20)),
-            handshakes: Semaphore::new(MAX_HANDSHAKES),
-            failures: Arc::default(),
-            events: Arc::new(|_| {}),
+            streams: Arc::default(),
+            told: Told { failures: Arc::default(), events: Arc::new(|_| {}) },
             phase,
-            live: Arc::new(Live::new(1)),
+            places: Arc::new(Places::new(1)),
         };
         (Arc::new(shared), sender)
-    }
-}
-
-/// Connections that are open, by what they serve. A drain waits for the end of those that serve everything.
-struct Live {
-    most: [usize; 2],
-    counts: Mutex<[usize; 2]>,
-    changed: Condvar,
-}
-
-impl Live {
-    fn new(max_connections: usize) -> Self {
-        Self { most: [max_connections, MAX_HEALTH_CONNECTIONS], counts: Mutex::default(), changed: Condvar::new() }
-    }
-
-    fn counts(&self) -> MutexGuard<'_, [usize; 2]> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(self: &Arc<Self>, serves: Serves) -> Option<Alive> {
-        let mut counts = self.counts();
-        if counts[serves as usize] >= self.most[serves as usize] {
-            return None;
-        }
-        counts[serves as usize] += 1;
-        Some(Alive { live: Arc::clone(self), serves })
-    }
-
-    /// Wait until nothing is served, or until `grace` is over.
-    fn wait(&self, grace: Duration) {
-        let serving = |counts: &mut [usize; 2]| counts[Serves::Everything as usize] > 0;
-        drop(self.changed.wait_timeout_while(self.counts(), grace, serving));
-    }
-}
-
-struct Alive {
-    live: Arc<Live>,
-    serves: Serves,
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.live.counts()[self.serves as usize] -= 1;
-        self.live.changed.notify_all();
     }
 }
 
@@ -141,7 +114,40 @@ struct Job {
     socket: std::net::TcpStream,
     certificates: Option<Arc<Certificates>>,
     serves: Serves,
-    alive: Alive,
+    place: Place,
+}
+
+/// What a server has counted, for as long as one wants to know.
+#[derive(Clone)]
+pub struct Figures {
+    places: Arc<Places>,
+    failures: Arc<AtomicU64>,
+    streams: Arc<AtomicUsize>,
+}
+
+impl Figures {
+    /// Panics of ours: each is a bug.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Streams of the picker that are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open, and that may be.
+    #[must_use]
+    pub fn connections(&self, serves: Serves) -> (usize, usize) {
+        (self.places.open(serves), self.places.most(serves))
+    }
+
+    /// Connections that ended, by why.
+    pub fn closed(&self, serves: Serves) -> impl Iterator<Item = (&'static str, u64)> {
+        self.places.closed(serves)
+    }
 }
 
 /// A server that runs. Dropping it stops it without grace.
@@ -151,28 +157,15 @@ pub struct Handle {
     /// Where it serves health without TLS; 0 when it does not.
     pub health_port: u16,
     phase: watch::Sender<Phase>,
-    live: Arc<Live>,
-    failures: Arc<AtomicU64>,
+    figures: Figures,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Handle {
-    /// Streams that ended with a panic of ours: each is a bug.
+    /// What is counted, also after the end.
     #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Where `failures` are counted, for as long as one wants to know.
-    #[must_use]
-    pub fn failure_count(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.failures)
-    }
-
-    /// Connections that are open.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.live.counts().iter().sum()
+    pub fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     /// Tell those who watch health that `Logic::ready` may say something else.
@@ -183,7 +176,7 @@ impl Handle {
     /// Say NOT_SERVING, take no new connections and streams, give running ones `grace`, then end everything. Blocks.
     pub fn drain(&mut self, grace: Duration) {
         self.phase.send_replace(Phase::Draining);
-        self.live.wait(grace);
+        self.figures.places.wait(grace);
         self.phase.send_replace(Phase::Stopped);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -204,8 +197,11 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
     let (health, health_port) =
         config.health_address.map_or(Ok((Vec::new(), 0)), |addresses| bind(&addresses, "--health-address"))?;
     let (phase, changes) = watch::channel(Phase::Serving);
-    let failures = Arc::new(AtomicU64::new(0));
-    let live = Arc::new(Live::new(config.max_connections));
+    let places = Arc::new(Places::new(config.max_connections));
+    let told = Told { failures: Arc::default(), events: config.events };
+    let streams = Arc::default();
+    let figures =
+        Figures { places: Arc::clone(&places), failures: Arc::clone(&told.failures), streams: Arc::clone(&streams) };
     let shared = Arc::new(Shared {
         logic,
         clock: Clock::starting(config.clock),
@@ -213,33 +209,40 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
         request_timeout: config.request_timeout,
         waiting: Sum::new(config.max_waiting.max(config.max_message * LEAST_WAITING)),
         queued: Arc::new(Sum::new(config.max_queued)),
-        handshakes: Semaphore::new(MAX_HANDSHAKES),
-        failures: Arc::clone(&failures),
-        events: config.events,
+        streams,
+        told: told.clone(),
         phase: changes,
-        live: Arc::clone(&live),
+        places,
     });
     let mut threads = Vec::new();
     let mut workers = Vec::new();
     for index in 0..config.threads.max(1) {
         let (jobs, queue) = mpsc::unbounded_channel();
         let shared = Arc::clone(&shared);
-        threads.push(spawn(format!("picker-serve-{index}"), move || work(shared, queue))?);
+        threads.push(spawn(format!("picker-serve-{index}"), told.clone(), move || work(shared, queue))?);
         workers.push(jobs);
     }
     let accepting = move || accept_all(shared, listeners, certificates, health, workers);
-    threads.push(spawn("picker-accept".to_owned(), accepting)?);
-    Ok(Handle { port, health_port, phase, live, failures, threads })
+    threads.push(spawn("picker-accept".to_owned(), told, accepting)?);
+    Ok(Handle { port, health_port, phase, figures, threads })
 }
 
 /// A thread with a runtime of its own.
 fn spawn<F: Future<Output = ()>>(
     name: String,
+    told: Told,
     work: impl FnOnce() -> F + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime: Runtime =
-        Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(WORKERS).build()?;
+    let beside = told.clone(); // threads for long work
+    let runtime: Runtime = Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(WORKERS)
+        .thread_name(format!("{name}-work"))
+        .on_thread_start(move || panics::tell(beside.clone()))
+        .build()?;
     thread::Builder::new().name(name).spawn(move || {
+        panics::tell(told);
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, work());
         // Streams that are still open are dropped here, and each tells its logic so.
@@ -272,19 +275,18 @@ impl Drop for OneOfMine {
 
 async fn work<L: Logic>(shared: Arc<Shared<L>>, mut queue: mpsc::UnboundedReceiver<Job>) {
     let mine = Rc::new(Mine::default());
-    let starting = async {
+    let mut starting = async || {
         while let Some(job) = queue.recv().await {
-            let shared = Arc::clone(&shared);
             mine.count.set(mine.count.get() + 1);
             let one = OneOfMine(Rc::clone(&mine));
+            let shared = Arc::clone(&shared);
             drop(spawn_local(async move {
-                let (_alive, _one) = (job.alive, one);
-                if let Ok(socket) = TcpStream::from_std(job.socket) {
-                    connection::serve(shared, job.serves, socket, job.certificates).await;
-                }
+                let _one = one;
+                begin(shared, job).await;
             }));
         }
     };
+    let starting = async { while survived(starting()).await.is_none() {} }; // a thread that is lost takes its clients along
     first(starting, stopped(shared.changes(), |phase| phase == Phase::Stopped)).await;
     // Each connection tells its client, and ends by itself.
     let ending = async {
@@ -293,6 +295,19 @@ async fn work<L: Logic>(shared: Arc<Shared<L>>, mut queue: mpsc::UnboundedReceiv
         }
     };
     let _ = tokio::time::timeout(2 * FAREWELL, ending).await;
+}
+
+/// Serve one connection until it ends.
+async fn begin<L: Logic>(shared: Arc<Shared<L>>, job: Job) {
+    let mut place = job.place;
+    let Ok(socket) = TcpStream::from_std(job.socket) else { return };
+    let progress = Arc::clone(&place.progress);
+    let serving = connection::serve(Arc::clone(&shared), job.serves, progress, socket, job.certificates);
+    let ended = survived(serving).await.unwrap_or(Reason::Failed.into());
+    place.ended = ended.reason;
+    if let Some(error) = ended.error {
+        shared.tell(Event::ConnectionRefused(error));
+    }
 }
 
 /// Wait for either.
@@ -334,31 +349,67 @@ async fn accept<L: Logic>(
 ) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
         Ok(listener) => listener,
-        Err(error) => return (shared.events)(Event::ConnectionRefused(format!("cannot listen: {error}"))),
+        Err(error) => return shared.tell(Event::ConnectionRefused(format!("cannot listen: {error}"))),
     };
     let mut turn = 0;
-    let mut told = Instant::now() - FULL_AGAIN;
-    loop {
-        let Ok((socket, _)) = listener.accept().await else {
-            tokio::time::sleep(OUT_OF_FILES).await;
-            continue;
-        };
-        let Some(alive) = shared.live.enter(serves) else {
-            if told.elapsed() >= FULL_AGAIN {
-                told = Instant::now();
-                (shared.events)(Event::ConnectionRefused(format!(
-                    "{} connections are open",
-                    shared.live.most[serves as usize]
-                )));
+    let mut crowd = Crowd::new(serves, shared.places.most(serves));
+    let mut taking = async || {
+        loop {
+            shared.places.left(serves).await;
+            let Ok((socket, _)) = listener.accept().await else {
+                tokio::time::sleep(OUT_OF_FILES).await;
+                continue;
+            };
+            let place = shared.places.enter(serves);
+            crowd.look(shared);
+            let Some(place) = place else { continue };
+            let _ = socket.set_nodelay(true);
+            if let Ok(socket) = socket.into_std() {
+                let job = Job { socket, certificates: certificates.clone(), serves, place };
+                let _ = workers[turn % workers.len()].send(job);
+                turn += 1;
             }
-            continue;
-        };
-        let _ = socket.set_nodelay(true);
-        if let Ok(socket) = socket.into_std() {
-            let _ =
-                workers[turn % workers.len()].send(Job { socket, certificates: certificates.clone(), serves, alive });
-            turn += 1;
         }
+    };
+    while survived(taking()).await.is_none() {
+        tokio::time::sleep(OUT_OF_FILES).await;
+    }
+}
+
+/// Says once in a while that all places are taken.
+struct Crowd {
+    serves: Serves,
+    limit: usize,
+    told: Option<Instant>,
+    displaced: u64,
+    refused: u64,
+}
+
+impl Crowd {
+    fn new(serves: Serves, limit: usize) -> Self {
+        Self { serves, limit, told: None, displaced: 0, refused: 0 }
+    }
+
+    fn look<L>(&mut self, shared: &Shared<L>) {
+        if self.told.is_some_and(|told| told.elapsed() < FULL_AGAIN) {
+            return;
+        }
+        let (mut displaced, mut refused) = (0, 0);
+        for (reason, count) in shared.places.closed(self.serves) {
+            displaced += if reason.starts_with("displaced") { count } else { 0 };
+            refused += if reason == "full" { count } else { 0 };
+        }
+        if (displaced, refused) == (self.displaced, self.refused) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        shared.tell(Event::ConnectionsFull {
+            port: self.serves.name(),
+            limit: self.limit,
+            displaced: (displaced - self.displaced) as usize,
+            refused: (refused - self.refused) as usize,
+        });
+        (self.displaced, self.refused) = (displaced, refused);
     }
 }
 
@@ -428,20 +479,4 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn health_has_a_limit_of_its_own() {
-        let live = Arc::new(Live::new(1));
-        let held: Vec<_> = (0..MAX_HEALTH_CONNECTIONS).map_while(|_| live.enter(Serves::Health)).collect();
-        assert_eq!(held.len(), MAX_HEALTH_CONNECTIONS);
-        assert!(live.enter(Serves::Health).is_none());
-        assert!(live.enter(Serves::Everything).is_some());
-        drop(held);
-        assert!(live.enter(Serves::Health).is_some());
-    }
 }

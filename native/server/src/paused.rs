@@ -9,16 +9,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::METHOD;
-use crate::connection::{self, Around};
+use crate::connection::{self, Around, Ended};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
-use crate::limits::{CONNECTION_WINDOW, HANDSHAKE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER};
+use crate::limits::{
+    CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, LEAVE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER,
+};
 use crate::listen::{Phase, Serves, Shared};
+use crate::places::{Progress, Reason, Stage};
 
 /// Run a test on a clock that goes on when all wait.
 fn run(test: impl Future<Output = ()>) {
@@ -40,17 +43,22 @@ impl World {
     }
 
     /// A connection whose socket holds `buffer` bytes: the client's end, and the server's task.
-    fn begin(&self, serves: Serves, buffer: usize) -> (DuplexStream, JoinHandle<Result<(), String>>) {
-        begin(Around::new(Arc::clone(&self.shared), serves), buffer)
+    fn begin(&self, serves: Serves, buffer: usize) -> (DuplexStream, JoinHandle<Ended>) {
+        begin(around(&self.shared, serves), buffer)
     }
 }
 
-fn begin(around: Rc<Around<Echo>>, buffer: usize) -> (DuplexStream, JoinHandle<Result<(), String>>) {
+fn around(shared: &Arc<Shared<Echo>>, serves: Serves) -> Rc<Around<Echo>> {
+    Around::new(Arc::clone(shared), serves, Arc::new(Progress::new()))
+}
+
+fn begin(around: Rc<Around<Echo>>, buffer: usize) -> (DuplexStream, JoinHandle<Ended>) {
     let (client, server) = duplex(buffer);
     (client, spawn_local(connection::run(around, server)))
 }
 
 const BUFFER: usize = 64 << 10;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[test]
 fn who_is_silent_again_and_again_but_there_is_kept() {
@@ -73,7 +81,7 @@ fn who_is_not_there_any_more_is_let_go() {
         let (socket, task) = world.begin(Serves::Everything, BUFFER);
         let _client = Raw::hello(socket, 65_535).await;
         let began = Instant::now();
-        assert_eq!(task.await.unwrap(), Ok(()));
+        assert_eq!(task.await.unwrap(), Reason::Dead.into());
         assert!((Duration::from_secs(60)..Duration::from_secs(100)).contains(&began.elapsed()));
     });
 }
@@ -181,7 +189,9 @@ fn who_opens_and_resets_is_told_to_calm_down() {
         }
         let (kind, _, _, payload) = last.unwrap();
         assert_eq!((kind, &payload[4..8]), (kit::GOAWAY, &11u32.to_be_bytes()[..]), "ENHANCE_YOUR_CALM");
-        assert!(task.await.unwrap().is_err());
+        let ended = task.await.unwrap();
+        assert_eq!(ended.reason, Reason::Flood);
+        assert!(ended.error.is_some());
     });
 }
 
@@ -189,7 +199,7 @@ fn who_opens_and_resets_is_told_to_calm_down() {
 fn what_waits_for_a_client_that_does_not_read_is_bounded() {
     run(async {
         let world = World::new();
-        let around = Around::new(Arc::clone(&world.shared), Serves::Everything);
+        let around = self::around(&world.shared, Serves::Everything);
         let (socket, task) = begin(Rc::clone(&around), BUFFER);
         let mut client = Raw::hello(socket, 1 << 30).await;
         let more = kit::frame(kit::WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
@@ -319,7 +329,7 @@ fn answers_that_wait_are_bounded_over_all_connections() {
         let world = World::new();
         let mut clients = Vec::new();
         for _ in 0..3 {
-            let around = Around::new(Arc::clone(&world.shared), Serves::Everything);
+            let around = self::around(&world.shared, Serves::Everything);
             let (socket, task) = begin(Rc::clone(&around), BUFFER);
             let mut client = Raw::hello(socket, 1 << 30).await;
             let more = kit::frame(kit::WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
@@ -441,7 +451,7 @@ fn who_calls_nothing_is_let_go_sooner_or_later() {
             let began = Instant::now();
             watch.send.send_reset(h2::Reason::CANCEL);
             drop(watch);
-            assert_eq!(task.await.unwrap(), Ok(()));
+            assert_eq!(task.await.unwrap(), Reason::Idle.into());
             assert!((least..most).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
         }
     });
@@ -455,7 +465,7 @@ fn a_handshake_ends_when_no_connection_is_wanted_any_more() {
         sleep(Duration::from_millis(1)).await;
         let began = Instant::now();
         world.phase.send_replace(Phase::Draining);
-        assert_eq!(task.await.unwrap(), Ok(()));
+        assert_eq!(task.await.unwrap(), Reason::Stopped.into());
         assert!(began.elapsed() < Duration::from_millis(10));
     });
 }
@@ -474,7 +484,7 @@ fn streams_that_are_open_at_the_end_are_told() {
         world.phase.send_replace(Phase::Stopped);
         assert_eq!(stream.code().await.as_deref(), Some("14"));
         drop((stream, client));
-        assert_eq!(task.await.unwrap(), Ok(()));
+        assert_eq!(task.await.unwrap(), Reason::Stopped.into());
         assert_eq!(world.logic.closed.load(Ordering::Relaxed), 1);
     });
 }
@@ -493,13 +503,83 @@ fn who_does_not_listen_at_the_end_is_left() {
 }
 
 #[test]
-fn handshakes_wait_for_their_turn() {
+fn a_handshake_has_ten_seconds() {
     run(async {
-        let turns = Semaphore::new(1);
-        let taken = turns.acquire().await.unwrap();
-        assert!(timeout(HANDSHAKE, connection::in_turn(&turns, async {})).await.is_err());
-        drop(taken);
-        assert!(timeout(HANDSHAKE, connection::in_turn(&turns, async {})).await.is_ok());
+        let world = World::new();
+        for said in [&b""[..], &PREFACE[..10], PREFACE] {
+            let (mut socket, task) = world.begin(Serves::Everything, BUFFER);
+            socket.write_all(said).await.unwrap();
+            let began = Instant::now();
+            assert_eq!(task.await.unwrap(), Reason::SlowHandshake.into(), "{} bytes", said.len());
+            assert_eq!(began.elapsed().as_secs(), HANDSHAKE.as_secs());
+        }
+    });
+}
+
+#[test]
+fn who_gives_the_place_up_hears_so_and_takes_no_time() {
+    run(async {
+        let world = World::new();
+        for (buffer, takes, stage, reason) in [
+            (BUFFER, 0, Stage::Unused, Reason::DisplacedUnused),
+            (BUFFER, 0, Stage::Idle, Reason::DisplacedIdle),
+            (200, LEAVE.as_millis(), Stage::Idle, Reason::DisplacedIdle), // nobody takes what is still to be said
+        ] {
+            let progress = Arc::new(Progress::new());
+            let around = Around::new(Arc::clone(&world.shared), Serves::Everything, Arc::clone(&progress));
+            let (socket, task) = begin(around, buffer);
+            let mut client = Raw::hello(socket, 65_535).await;
+            sleep(Duration::from_millis(1)).await;
+            if stage == Stage::Idle {
+                client.send(&[kit::open(1), kit::say(1, &[5; 60]), kit::say(1, b"close")].concat()).await.unwrap();
+                sleep(Duration::from_millis(1)).await;
+            }
+            let began = Instant::now();
+            assert!(progress.displace(stage));
+            assert_eq!(task.await.unwrap(), reason.into());
+            assert!(began.elapsed().as_millis().abs_diff(takes) <= 1, "{:?}", began.elapsed());
+            let mut last = None;
+            while let Some(frame) = client.next().await {
+                last = Some(frame);
+            }
+            let (kind, _, _, payload) = last.unwrap();
+            assert!(takes > 0 || (kind, &payload[4..8]) == (kit::GOAWAY, &[0; 4]), "NO_ERROR");
+        }
+    });
+}
+
+#[test]
+fn who_says_nothing_has_five_seconds_and_who_says_little_ten() {
+    run(async {
+        let world = World::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (said, limit, reason) in
+            [(&b""[..], FIRST_BYTE, Reason::Silent), (&PREFACE[..1], HANDSHAKE, Reason::SlowHandshake)]
+        {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(said).await.unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+            let progress = Arc::new(Progress::new());
+            let serving = connection::serve(Arc::clone(&world.shared), Serves::Everything, progress, socket, None);
+            let began = Instant::now();
+            assert_eq!(serving.await, reason.into());
+            assert_eq!(began.elapsed().as_secs(), limit.as_secs());
+        }
+    });
+}
+
+#[test]
+fn what_begins_otherwise_than_with_settings_is_no_handshake() {
+    run(async {
+        let world = World::new();
+        for said in [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), [PREFACE, &kit::open(1)].concat()] {
+            let (mut socket, task) = world.begin(Serves::Everything, BUFFER);
+            socket.write_all(&said).await.unwrap();
+            assert_eq!(task.await.unwrap(), Reason::BadHandshake.into());
+        }
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        drop(socket);
+        assert_eq!(task.await.unwrap(), Reason::BadHandshake.into());
     });
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
-use rollouts_server::limits::WORKERS;
-use rollouts_server::{Config, Event, Handle, METHOD, resolve, serve};
+use rollouts_server::limits::{MAX_LEAVING, WORKERS};
+use rollouts_server::{Config, Event, Handle, METHOD, Serves, resolve, serve};
 use tokio::net::TcpStream;
 
 use kit::{CHECK, Echo, LONG, Raw, Stream, WATCH};
@@ -112,7 +112,10 @@ fn what_is_no_ext_proc_is_refused_by_the_right_status() {
         let mut stream = Stream::open(&mut client, METHOD).await;
         stream.say(b"abort");
         assert_eq!(stream.status().await, Some(("3".to_owned(), "no place for this: 100 %25%0A".to_owned())));
-        assert_eq!(*world.events.lock().unwrap(), [Event::StreamRefused("no place for this: 100 %\n".to_owned())]);
+        assert_eq!(
+            *world.events.lock().unwrap(),
+            [Event::StreamRefused { state: "WAITING", error: "no place for this: 100 %\n".to_owned() }]
+        );
         let mut stream = Stream::open(&mut client, METHOD).await;
         let _ = stream.send.send_data(Bytes::from_static(&[0, 0, 0x20, 0, 0]), false);
         assert_eq!(stream.code().await.as_deref(), Some("8"), "a message of 2 MiB");
@@ -135,9 +138,138 @@ fn a_panic_is_the_end_of_one_stream() {
         let mut stream = Stream::open(&mut client, METHOD).await;
         stream.say(b"panic");
         assert_eq!(stream.code().await.as_deref(), Some("13"));
-        assert_eq!(world.handle.failures(), 1);
+        assert_eq!(world.handle.figures().failures(), 1);
         other.say(b"hello");
         assert_eq!(other.hear().await.as_deref(), Some(&b"hello"[..]));
+        let events = world.events.lock().unwrap();
+        let [Event::StreamFailed { state: "WAITING", exception }] = &events[..] else { panic!("{events:?}") };
+        assert!(exception.starts_with("as asked at ") && exception.contains("mod.rs:"), "{exception}");
+    });
+}
+
+#[test]
+fn a_panic_elsewhere_is_told_once_and_the_server_goes_on() {
+    run(async {
+        let world = World::new();
+        world.logic.broken.store(2, Ordering::Relaxed);
+        let mut client = world.client().await;
+        let mut other = Stream::open(&mut client, CHECK).await;
+        for _ in 0..2 {
+            let mut stream = Stream::open(&mut client, METHOD).await;
+            assert_eq!(stream.code().await, None, "reset");
+        }
+        other.say(b"");
+        assert!(other.hear().await.is_some(), "the same connection");
+        assert!(world.is_well().await);
+        assert_eq!(world.handle.figures().failures(), 2);
+        let events = world.events.lock().unwrap();
+        let [Event::Panicked { thread, exception }, Event::Panicked { .. }] = &events[..] else { panic!("{events:?}") };
+        assert!(thread.starts_with("picker-serve-") && exception.starts_with("planted at "), "{thread} {exception}");
+    });
+}
+
+/// A server of `most` places whose log panics on the first line about them.
+fn crowded(most: usize) -> (Handle, Arc<Mutex<Vec<Event>>>) {
+    let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+    let told = Arc::clone(&events);
+    let config = Config {
+        address: resolve("127.0.0.1:0").unwrap(),
+        health_address: Some(resolve("127.0.0.1:0").unwrap()),
+        tls: None,
+        max_message: MAX_MESSAGE,
+        max_waiting: 64 << 20,
+        max_queued: 16 << 20,
+        max_connections: most,
+        request_timeout: TIMEOUT,
+        threads: 2,
+        clock: 0.0,
+        events: Arc::new(move |event| {
+            let mut events = told.lock().unwrap();
+            events.push(event);
+            let first = events.len() == 1;
+            drop(events);
+            assert!(!first, "planted");
+        }),
+    };
+    (serve(Arc::new(Echo::default()), config).unwrap(), events)
+}
+
+async fn silent(port: u16, count: usize) -> Vec<TcpStream> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    all
+}
+
+#[test]
+fn a_thread_that_panics_goes_on() {
+    run(async {
+        let (handle, events) = crowded(2);
+        let _silent = silent(handle.port, 5).await; // the log of which panics in the thread that accepts
+        let mut client = connect(handle.port, h2::client::Builder::new()).await.unwrap();
+        drop(Stream::answered(&mut client).await);
+        let events = events.lock().unwrap();
+        assert!(matches!(events[0], Event::ConnectionsFull { port: "grpc", limit: 2, displaced: 1, refused: 0 }));
+        assert!(matches!(&events[1], Event::Panicked { thread, .. } if thread == "picker-accept"), "{events:?}");
+        assert_eq!(handle.figures().failures(), 1);
+    });
+}
+
+#[test]
+fn who_says_nothing_keeps_nobody_out() {
+    run(async {
+        let world = World::new();
+        let mut client = world.client().await;
+        let mut busy = Stream::answered(&mut client).await;
+        for port in [world.handle.port, world.handle.health_port] {
+            let mut crowd = silent(port, 400).await;
+            let mut unused = Vec::new();
+            for _ in 0..150 {
+                let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                unused.push(Raw::hello(socket, 65_535).await);
+            }
+            crowd.extend(silent(port, 150).await);
+            let began = std::time::Instant::now();
+            let mut kubelet = connect(port, h2::client::Builder::new()).await.unwrap();
+            let mut stream = Stream::open(&mut kubelet, CHECK).await;
+            stream.say(b"");
+            assert!(stream.hear().await.is_some());
+            assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        }
+        busy.say(b"hello");
+        assert_eq!(busy.hear().await.as_deref(), Some(&b"hello"[..]), "who carries a stream keeps the place");
+        let figures = world.handle.figures();
+        let (open, limit) = figures.connections(Serves::Everything);
+        assert!(open <= limit + MAX_LEAVING && limit == 100, "{open} of {limit}");
+        let closed: std::collections::HashMap<_, _> = figures.closed(Serves::Everything).collect();
+        assert!(closed["displaced_unfinished"] + closed["displaced_unused"] >= 500, "{closed:?}");
+        assert_eq!((closed["full"], closed["displaced_idle"]), (0, 0));
+    });
+}
+
+#[test]
+fn who_comes_when_all_places_carry_streams_is_refused() {
+    run(async {
+        let world = World::new();
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            let mut client = world.client().await;
+            let stream = Stream::answered(&mut client).await;
+            clients.push((client, stream));
+        }
+        let mut socket = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
+        let mut end = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut end).await;
+        let figures = world.handle.figures();
+        assert_eq!(figures.closed(Serves::Everything).next(), Some(("full", 1)));
+        assert_eq!((figures.streams(), figures.connections(Serves::Everything)), (100, (100, 100)));
+        let full = Event::ConnectionsFull { port: "grpc", limit: 100, displaced: 0, refused: 1 };
+        assert_eq!(*world.events.lock().unwrap(), [full]);
+        for (_, stream) in &mut clients {
+            stream.say(b"hello");
+            assert!(stream.hear().await.is_some());
+        }
     });
 }
 
@@ -247,9 +379,9 @@ fn failures_are_known_after_the_end() {
         let mut stream = Stream::open(&mut client, METHOD).await;
         stream.say(b"panic");
         assert_eq!(stream.code().await.as_deref(), Some("13"));
-        let failures = world.handle.failure_count();
+        let figures = world.handle.figures().clone();
         tokio::task::spawn_blocking(move || drop(world)).await.unwrap();
-        assert_eq!(failures.load(Ordering::Relaxed), 1);
+        assert_eq!(figures.failures(), 1);
     });
 }
 
@@ -263,7 +395,7 @@ fn a_request_has_its_time_and_a_response_has_more() {
         stream.say(b"wait");
         assert_eq!(stream.hear().await.as_deref(), Some(&b"expired"[..]));
         assert_eq!(stream.code().await.as_deref(), Some("0"));
-        assert_eq!(*world.events.lock().unwrap(), [Event::RequestTimedOut]);
+        assert_eq!(*world.events.lock().unwrap(), [Event::RequestTimedOut { state: "WAITING", seconds: 0.08 }]);
         answered.say(b"still here");
         assert_eq!(answered.hear().await.as_deref(), Some(&b"still here"[..]));
     });
@@ -349,7 +481,7 @@ fn a_drain_does_not_wait_for_who_says_nothing() {
     run(async {
         let mut world = World::new();
         let _silent = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
-        while world.handle.connections() == 0 {
+        while world.handle.figures().connections(Serves::Everything).0 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let began = std::time::Instant::now();

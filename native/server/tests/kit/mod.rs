@@ -21,6 +21,8 @@ pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
 #[derive(Default)]
 pub struct Echo {
     pub ready: AtomicBool,
+    /// How many streams panic when they are opened.
+    pub broken: AtomicUsize,
     pub closed: Arc<AtomicUsize>,
     /// Long messages need it: whoever holds it keeps them.
     pub gate: Arc<Mutex<()>>,
@@ -39,6 +41,8 @@ impl Logic for Echo {
     type Stream = EchoStream;
 
     fn open(&self, _: f64) -> EchoStream {
+        let broken = self.broken.load(Ordering::Relaxed);
+        assert!(broken == 0 || self.broken.fetch_sub(1, Ordering::Relaxed) == 0, "planted");
         EchoStream { waiting: true, closed: Arc::clone(&self.closed), gate: Arc::clone(&self.gate) }
     }
 
@@ -68,6 +72,10 @@ impl StreamLogic for EchoStream {
         }
         self.waiting = false;
         Flow::Open
+    }
+
+    fn state(&self) -> &'static str {
+        if self.waiting { "WAITING" } else { "ANSWERED" }
     }
 
     fn waiting(&self) -> bool {
