@@ -25,7 +25,7 @@ from platform import machine
 
 from rollouts.lab.cache import cache_folder
 
-__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "make_wheel"]
+__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "check_crates", "make_wheel"]
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "native"
@@ -46,10 +46,10 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _run(*command: str | Path) -> None:
+def _run(*command: str | Path, folder: Path = NATIVE) -> None:
     """Raises NativeBuildError when it does not end well."""
     line = [str(word) for word in command]
-    ended = subprocess.run(line, cwd=NATIVE, env={**os.environ, **_FOR_BUILDS}, check=False)
+    ended = subprocess.run(line, cwd=folder, env={**os.environ, **_FOR_BUILDS}, check=False)
     if ended.returncode:
         raise NativeBuildError(f"`{' '.join(line)}` in native/ ended with {ended.returncode}")
 
@@ -92,17 +92,13 @@ def lint() -> None:
     _run("cargo", "fmt", "--check")
     _run("cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
     _run("cargo", "fetch", "--quiet", "--locked")
-    _run(
-        _tool("cargo-deny"),
-        "--log-level",
-        "error",
-        "--offline",
-        "--locked",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    )
+    check_crates()
+
+
+def check_crates(folder: Path = NATIVE) -> None:
+    """What ``deny.toml`` asks of the crates of a workspace, from what cargo has fetched. Raises NativeBuildError."""
+    deny = (_tool("cargo-deny"), "--log-level", "error", "--offline", "--locked")
+    _run(*deny, "check", "bans", "licenses", "sources", folder=folder)
 
 
 def test() -> None:
