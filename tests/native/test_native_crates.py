@@ -29,9 +29,8 @@ def plant(folder: Path, name: str, version: str, terms: str) -> Path:
     core = workspace / "core" / "Cargo.toml"
     needed = f'planted = {{ package = "{name}", path = "../planted" }}\n'
     core.write_text(core.read_text("utf-8").replace("[dependencies]\n", f"[dependencies]\n{needed}"), "utf-8")
-    subprocess.run(
-        ["cargo", "update", "--quiet", "--offline", "--workspace"], cwd=workspace, check=True
-    )  # the lock
+    write_lock = ["cargo", "update", "--quiet", "--offline", "--workspace"]
+    subprocess.run(write_lock, cwd=workspace, check=True)
     return workspace
 
 
