@@ -1,6 +1,6 @@
 """Builds, checks and packs ``native/``, the picker's data path in Rust, where cargo is.
 
-    python -m tools.native build|lint|test|wheel [PLATFORM]
+    python -m tools.native build|lint|test|miri|wheel [PLATFORM]
 
 ``wheel`` is for this machine's libc, or, with the package ``ziglang`` (from PyPI, for this alone) as linker, for a
 PLATFORM: ``manylinux2014``, which runs on any glibc since 2.17, or ``musllinux_1_2`` (Alpine).
@@ -25,7 +25,7 @@ from platform import machine
 
 from rollouts.lab.cache import cache_folder
 
-__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "check_crates", "make_wheel"]
+__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "check_crates", "has_miri", "make_wheel", "miri"]
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "native"
@@ -106,12 +106,44 @@ def test() -> None:
     _run("cargo", "test", "--quiet", "--locked", "-p", "rollouts-core", "-p", "rollouts-server")
 
 
+def has_miri() -> bool:
+    """Whether rustup has a nightly toolchain with Miri."""
+    asked = ["cargo", "+nightly", "miri", "--version"]
+    return (
+        bool(shutil.which("cargo")) and not subprocess.run(asked, capture_output=True, check=False).returncode
+    )
+
+
+def miri(*tests: str, folder: Path = NATIVE) -> None:
+    """The tests of the core in Miri, which sees undefined behaviour of the crates below. Raises NativeBuildError."""
+    if not has_miri():
+        raise NativeBuildError("no Miri: rustup toolchain install nightly --component miri,rust-src")
+    _run(
+        "cargo",
+        "+nightly",
+        "miri",
+        "test",
+        "--quiet",
+        "--locked",
+        "-p",
+        "rollouts-core",
+        *tests,
+        folder=folder,
+    )
+
+
 def wheel(platform: str = "") -> None:
     """The wheel for the extra ``native``, in ``build/wheels``."""
     make_wheel(WHEELS, platform)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"build": build, "lint": lint, "test": test, "wheel": wheel}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build": build,
+    "lint": lint,
+    "test": test,
+    "miri": miri,
+    "wheel": wheel,
+}
 
 
 def main(name: str, *more: str) -> None:
