@@ -1,7 +1,7 @@
 //! What a real Envoy said to a picker, whole streams of it: requests in every coding and charset, forms, responses.
 //!
 //! `tests/native/test_recorded_exchanges.py` compares the replies; here the streams are played where Miri can watch the
-//! crates below (`python -m tools.native undefined`).
+//! crates below (`make miri`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
