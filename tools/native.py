@@ -34,7 +34,11 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or cache_folder() / "native" / 
 WHEELS = ROOT / "build" / "wheels"
 PLATFORMS = {"manylinux2014": "gnu", "musllinux_1_2": "musl"}
 """Those of wheels for other machines than this, with their libc."""
-_FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
+_FOR_BUILDS = {
+    "CARGO_TARGET_DIR": str(TARGET),
+    "CARGO_INCREMENTAL": "0",
+    "CARGO_ZIGBUILD_PYTHON_PATH": sys.executable,  # whose ziglang links; else that of the first python3 on the PATH
+}
 
 
 class NativeBuildError(Exception):
