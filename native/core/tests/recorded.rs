@@ -103,12 +103,15 @@ fn play(picker: &Picker, messages: &[Bytes]) -> Vec<Bytes> {
 fn recorded_streams_are_answered_and_leave_nothing_behind() {
     let streams = streams();
     assert!(streams.len() > 50);
-    for keep_streams in [false, true] {
+    let paths: &[bool] = if cfg!(miri) { &[true] } else { &[false, true] }; // a minute each in Miri
+    for &keep_streams in paths {
         let (picker, again) = (picker(keep_streams), picker(keep_streams));
         let mut answered = 0;
         for messages in streams.iter().filter(|messages| runs_here(messages)) {
             let replies = play(&picker, messages);
-            assert_eq!(replies, play(&again, messages));
+            if !cfg!(miri) {
+                assert_eq!(replies, play(&again, messages));
+            }
             answered += usize::from(!replies.is_empty());
         }
         assert!(answered > 45, "{answered}");
