@@ -103,7 +103,7 @@ fn play(picker: &Picker, messages: &[Bytes]) -> Vec<Bytes> {
 fn recorded_streams_are_answered_and_leave_nothing_behind() {
     let streams = streams();
     assert!(streams.len() > 50);
-    let paths: &[bool] = if cfg!(miri) { &[true] } else { &[false, true] }; // a minute each in Miri
+    let paths: &[bool] = if cfg!(miri) { &[true] } else { &[false, true] }; // minutes each in Miri
     for &keep_streams in paths {
         let (picker, again) = (picker(keep_streams), picker(keep_streams));
         let mut answered = 0;
