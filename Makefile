@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full checks coverage lint lint-then-native native wheel generate docs controlplane edits bench attack release clean
+.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full checks coverage lint lint-then-native native miri wheel generate docs controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,9 @@ wheel: $(STAMP) ## the pure wheel, and that of the extra `native` where cargo is
 	$(BIN)/python -m tools.native wheel $(PLATFORM)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheels .
 	@ls build/wheels/*.whl
+
+miri: $(STAMP) ## the core's tests in Miri, which sees undefined behaviour, where rustup's nightly has it; minutes
+	$(BIN)/python -m tools.native miri
 
 # What checks without the suite is two chains side by side: each is one process most of the time. The native tests wait
 # for the lint of their crates, which holds cargo's lock.

@@ -1,6 +1,6 @@
 """Builds, checks and packs ``native/``, the picker's data path in Rust, where cargo is.
 
-    python -m tools.native build|lint|test|wheel [PLATFORM]
+    python -m tools.native build|lint|test|miri|wheel [PLATFORM]
 
 ``wheel`` is for this machine's libc, or, with the package ``ziglang`` (from PyPI, for this alone) as linker, for a
 PLATFORM: ``manylinux2014``, which runs on any glibc since 2.17, or ``musllinux_1_2`` (Alpine).
@@ -25,7 +25,7 @@ from platform import machine
 
 from rollouts.lab.cache import cache_folder
 
-__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "make_wheel"]
+__all__ = ["COMMANDS", "PLATFORMS", "NativeBuildError", "check_crates", "has_miri", "make_wheel", "miri"]
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "native"
@@ -34,7 +34,11 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or cache_folder() / "native" / 
 WHEELS = ROOT / "build" / "wheels"
 PLATFORMS = {"manylinux2014": "gnu", "musllinux_1_2": "musl"}
 """Those of wheels for other machines than this, with their libc."""
-_FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
+_FOR_BUILDS = {
+    "CARGO_TARGET_DIR": str(TARGET),
+    "CARGO_INCREMENTAL": "0",
+    "CARGO_ZIGBUILD_PYTHON_PATH": sys.executable,  # whose ziglang links; else that of the first python3 on the PATH
+}
 
 
 class NativeBuildError(Exception):
@@ -46,10 +50,10 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _run(*command: str | Path) -> None:
+def _run(*command: str | Path, folder: Path = NATIVE) -> None:
     """Raises NativeBuildError when it does not end well."""
     line = [str(word) for word in command]
-    ended = subprocess.run(line, cwd=NATIVE, env={**os.environ, **_FOR_BUILDS}, check=False)
+    ended = subprocess.run(line, cwd=folder, env={**os.environ, **_FOR_BUILDS}, check=False)
     if ended.returncode:
         raise NativeBuildError(f"`{' '.join(line)}` in native/ ended with {ended.returncode}")
 
@@ -92,17 +96,13 @@ def lint() -> None:
     _run("cargo", "fmt", "--check")
     _run("cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
     _run("cargo", "fetch", "--quiet", "--locked")
-    _run(
-        _tool("cargo-deny"),
-        "--log-level",
-        "error",
-        "--offline",
-        "--locked",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    )
+    check_crates()
+
+
+def check_crates(folder: Path = NATIVE) -> None:
+    """What ``deny.toml`` asks of the crates of a workspace, from what cargo has fetched. Raises NativeBuildError."""
+    deny = (_tool("cargo-deny"), "--log-level", "error", "--offline", "--locked")
+    _run(*deny, "check", "bans", "licenses", "sources", folder=folder)
 
 
 def test() -> None:
@@ -110,12 +110,44 @@ def test() -> None:
     _run("cargo", "test", "--quiet", "--locked", "-p", "rollouts-core", "-p", "rollouts-server")
 
 
+def has_miri() -> bool:
+    """Whether rustup has a nightly toolchain with Miri."""
+    asked = ["cargo", "+nightly", "miri", "--version"]
+    return (
+        bool(shutil.which("cargo")) and not subprocess.run(asked, capture_output=True, check=False).returncode
+    )
+
+
+def miri(*tests: str, folder: Path = NATIVE) -> None:
+    """The tests of the core in Miri, which sees undefined behaviour of the crates below. Raises NativeBuildError."""
+    if not has_miri():
+        raise NativeBuildError("no Miri: rustup toolchain install nightly --component miri,rust-src")
+    _run(
+        "cargo",
+        "+nightly",
+        "miri",
+        "test",
+        "--quiet",
+        "--locked",
+        "-p",
+        "rollouts-core",
+        *tests,
+        folder=folder,
+    )
+
+
 def wheel(platform: str = "") -> None:
     """The wheel for the extra ``native``, in ``build/wheels``."""
     make_wheel(WHEELS, platform)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"build": build, "lint": lint, "test": test, "wheel": wheel}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build": build,
+    "lint": lint,
+    "test": test,
+    "miri": miri,
+    "wheel": wheel,
+}
 
 
 def main(name: str, *more: str) -> None:

@@ -12,6 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "Containerfile").read_text(encoding="utf-8")
@@ -28,6 +30,44 @@ def test_a_copied_path_exists_and_is_in_the_build_context(source: str) -> None:
     rules = (ROOT / ".containerignore").read_text(encoding="utf-8").split()
     assert rules[0] == "*"
     assert any(fnmatch(source, rule.removeprefix("!")) for rule in rules if rule.startswith("!"))
+
+
+def test_products_of_the_crates_stay_out_of_the_build_context() -> None:
+    rules = (ROOT / ".containerignore").read_text(encoding="utf-8").split()
+    assert rules.index("native/target") > rules.index("!native")  # the last that matches holds
+
+
+def test_a_stage_copies_what_an_earlier_one_makes() -> None:
+    made: dict[str, list[str]] = {}
+    stage = ""
+    for word, rest in _instructions():
+        if word == "FROM":
+            stage = rest.partition(" AS ")[2]
+            made[stage] = []
+        elif word == "RUN":
+            made[stage] += re.findall(r"(?:venv|--target-dir) (/\S+)", rest)
+        elif found := re.match(r"--from=(\w+) (\S+) ", rest):
+            origin, path = found.groups()
+            assert origin != stage
+            assert any(Path(path).is_relative_to(folder) for folder in made[origin]), path
+
+
+def test_the_base_images_are_new_enough_for_the_code() -> None:
+    images = dict(re.findall(r"^ARG (\w+)=\S+:([\d.]+)-", TEXT, re.MULTILINE))
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "requires-python"
+    ]
+    native = tomllib.loads((ROOT / "native" / "Cargo.toml").read_text(encoding="utf-8"))
+    assert Version(images["PYTHON_IMAGE"]) in SpecifierSet(python)
+    assert Version(images["RUST_IMAGE"]) >= Version(native["workspace"]["package"]["rust-version"])
+
+
+def test_the_extension_is_called_what_cargo_calls_it() -> None:
+    crate = tomllib.loads((ROOT / "native" / "python" / "Cargo.toml").read_text(encoding="utf-8"))["lib"][
+        "name"
+    ]
+    assert f"/lib{crate}.so " in TEXT
+    assert f"/{crate}.abi3.so" in TEXT
 
 
 def test_the_build_tool_is_locked_with_hashes() -> None:

@@ -483,7 +483,7 @@ mod tests {
         let mut map =
             b"\x0a\x0c\x0a\x07:method\x1a\x01G\x0a\x0b\x0a\x06cookie\x1a\x01a\x0a\x0b\x0a\x06cookie\x1a\x01b".to_vec();
         let plain = headers(&map.clone().into(), 0, map.len()).ok().unwrap();
-        for _ in 0..10_000 {
+        for _ in 0..if cfg!(miri) { 100 } else { 10_000 } {
             map.extend_from_slice(&[0x12, 4, 1, 2, 3, 4]); // a field that we do not know
         }
         let found = headers(&map.clone().into(), 0, map.len()).ok().unwrap();
