@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from typing import cast
 
 from benchmarks.picker.driver import METHOD
 
@@ -137,6 +138,10 @@ class Raw:
     async def closed(self) -> None:
         """Wait until the server has closed the connection."""
         await self._reading
+
+    def deafen(self) -> None:
+        """Read nothing more of what comes."""
+        cast(asyncio.Transport, self._writer.transport).pause_reading()
 
     def abort(self) -> None:
         """Go away."""

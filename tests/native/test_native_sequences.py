@@ -13,7 +13,7 @@ pytest.importorskip(
 
 from benchmarks.native.sequences import Difference, run
 from rollouts.picker import metrics
-from rollouts.picker.core import measure, prefix, protocol, routing, schedule, split, variants
+from rollouts.picker.core import measure, prefix, protocol, routing, schedule, split, variants, wire
 
 
 def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
@@ -25,6 +25,8 @@ def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
     assert outcomes["measured"] > 5
     assert outcomes["rejected-no-endpoints"] > 20
 
+    assert run(1_600, 22)["buffers-full"] > 20
+
 
 def _carries_no_debts(_: Any) -> dict[str, int]:
     return {}
@@ -32,6 +34,14 @@ def _carries_no_debts(_: Any) -> dict[str, int]:
 
 def _forgets(_: Any, adapter: str, now: float) -> None:
     """In place of ``work_on``."""
+
+
+def _keeps(_: Any) -> None:
+    """In place of ``_forget``."""
+
+
+def _takes_no_hint(_: Any, metadata: bytes) -> int:
+    return 0
 
 
 def _takes_any(model: str, prompt: bytes) -> tuple[int, ...]:
@@ -59,6 +69,9 @@ def compare(*seeds: int) -> None:
         (metrics, "MAX_MODELS", 1),
         (metrics, "_GONE_AFTER", 10.0),
         (protocol, "is_upgrade", lambda _: False),
+        (protocol.Exchange, "_forget", _keeps),
+        (protocol.Exchange, "_take_hint", _takes_no_hint),
+        (wire, "PER_KEPT_LINE", 159),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

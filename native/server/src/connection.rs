@@ -291,6 +291,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         for _ in 0..limits::BEGUN {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
+                    self.around.open.begun();
                     let around = Rc::clone(&self.around);
                     around.streams.set(around.streams.get() + 1);
                     self.idle = 0;
@@ -304,7 +305,10 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(worth_a_line(&error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.around.open.all_begun();
+                    return Poll::Pending;
+                }
             }
         }
         cx.waker().wake_by_ref();

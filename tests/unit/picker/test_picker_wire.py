@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rollouts.picker.core import encoding, wire
 from rollouts.picker.core.encoding import _size
 from rollouts.picker.core.messages import (
+    PER_KEPT_LINE,
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -66,8 +67,10 @@ def test_headers_are_read(
     message.protocol_config.request_body_mode, message.protocol_config.response_body_mode = modes
     message.attributes["x"].fields["number"].number_value = 1.5
 
-    kind = ResponseHeaders if response else RequestHeaders
-    assert wire.decode(message.SerializeToString()) == kind(headers, eos, b"", Protocol(*modes))
+    size = sum(map(len, (*headers, *headers.values()))) + PER_KEPT_LINE * len(headers)
+    parts = headers, eos, b"", Protocol(*modes)
+    wanted = ResponseHeaders(*parts) if response else RequestHeaders(*parts, kept=size)
+    assert wire.decode(message.SerializeToString()) == wanted
 
 
 def test_names_are_read_in_any_case_and_lists_in_several_lines() -> None:
@@ -155,7 +158,7 @@ def test_a_header_of_nothing_is_read_wherever_it_stands(behind: bytes) -> None:
 
     got = wire.decode(b"\x12" + bytes((len(part),)) + part)
 
-    assert got == RequestHeaders({b":method": b"G", b"": b""}, bool(behind))
+    assert got == RequestHeaders({b":method": b"G", b"": b""}, bool(behind), kept=8 + 2 * PER_KEPT_LINE)
 
 
 BROKEN_HEADERS = {
