@@ -17,7 +17,7 @@ from rollouts.picker.core import measure, prefix, protocol, routing, schedule, s
 
 
 def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
-    outcomes = run(800, 20)
+    outcomes = run(800, 30)
 
     assert outcomes["dispatched"] > 150
     assert outcomes["dispatched among variants"] > 20
@@ -25,7 +25,7 @@ def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
     assert outcomes["measured"] > 5
     assert outcomes["rejected-no-endpoints"] > 20
 
-    assert run(1_600, 22)["buffers-full"] > 20
+    assert run(800, 24)["buffers-full"] > 20
 
 
 def _carries_no_debts(_: Any) -> dict[str, int]:
