@@ -105,10 +105,15 @@ impl Headers {
         self.lines.push(Line { name, value });
     }
 
-    /// Whether they are more than is kept: the lines beyond are missing.
+    /// Whether they are more than is kept, and left out.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.list_size > MAX_HEADER_LIST
+    }
+
+    /// Leave all of them out, and remember how much they were.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { list_size: self.list_size, count: self.count, ..Self::default() };
     }
 
     /// Bytes that they take while they are kept.

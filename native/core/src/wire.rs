@@ -243,6 +243,9 @@ fn http_headers(data: &Bytes, start: usize, end: usize) -> Flawed<(Headers, bool
             eos = field.value != 0;
         }
     }
+    if found.is_too_large() {
+        found.clear();
+    }
     Ok((found, eos))
 }
 

@@ -55,11 +55,10 @@ fn decode<'py>(py: Python<'py>, data: PyBackedBytes) -> PyResult<Option<Bound<'p
     let value = match message {
         Incoming::RequestHeaders(message) | Incoming::ResponseHeaders(message) => {
             let pairs = PyDict::new(py);
-            let large = message.headers.is_too_large();
-            let listed = if request && large { Vec::new() } else { message.headers.pairs() };
-            for (name, value) in listed {
+            for (name, value) in message.headers.pairs() {
                 pairs.set_item(out(py, name), out(py, value))?;
             }
+            let large = message.headers.is_too_large();
             let modes = (message.protocol.request_body as u8, message.protocol.response_body as u8);
             let (eos, metadata, kept) = (message.end_of_stream, out(py, &message.metadata), message.headers.kept());
             if request {

@@ -36,7 +36,7 @@ __all__ = [
 Headers = dict[bytes, bytes]
 
 MAX_HEADER_LIST = 256 << 10
-"""Bytes of all names and values, and ``PER_LINE`` for each line, that the headers of a request may have: Envoy takes
+"""Bytes of all names and values, and ``PER_LINE`` for each line, that headers may have: Envoy takes
 60 KiB and 100 lines unless told otherwise."""
 
 PER_LINE = 32
@@ -99,7 +99,7 @@ class RequestTrailers(NamedTuple):
 
 
 class ResponseHeaders(NamedTuple):
-    """The response's headers, from the pod or from Envoy itself (a local reply)."""
+    """The response's headers, from the pod or from Envoy itself (a local reply). None beyond ``MAX_HEADER_LIST``."""
 
     headers: Headers
     end_of_stream: bool = False

@@ -193,7 +193,7 @@ def _headers_in_any_case(data: bytes, start: int, end: int) -> tuple[Headers, in
 
 
 def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, bool, int]:
-    """``HttpHeaders``: (headers, end_of_stream, whether they are too large, bytes that they take while kept)."""
+    """``HttpHeaders``: (headers, end_of_stream, whether they are too large and left out, bytes that they take)."""
     headers: Headers = {}
     eos, size, lines = False, 0, 0
     for number, kind, value, after in _fields(data, start, end):
@@ -202,7 +202,7 @@ def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, boo
         elif number == 3 and kind == 0:
             eos = value != 0
     large = size + lines * PER_LINE > MAX_HEADER_LIST
-    return headers, eos, large, size + lines * PER_KEPT_LINE
+    return {} if large else headers, eos, large, size + lines * PER_KEPT_LINE
 
 
 def _http_body(data: bytes, start: int, end: int) -> tuple[bytes, bool]:
@@ -280,7 +280,7 @@ def _decode(data: bytes) -> Incoming | None:
         return ResponseBody(*_http_body(data, start, stop))
     if which == 2:
         headers, eos, large, kept = _http_headers(data, start, stop)
-        return RequestHeaders({} if large else headers, eos, metadata, protocol, large, kept)
+        return RequestHeaders(headers, eos, metadata, protocol, large, kept)
     if which == 3:
         headers, eos, *_ = _http_headers(data, start, stop)
         return ResponseHeaders(headers, eos, metadata, protocol)
