@@ -35,7 +35,7 @@ import grpc.aio
 import yaml
 
 from benchmarks.picker.driver import CHUNK, HEADERS, METHOD, Exchange, body_messages, header_message, prompt
-from benchmarks.picker.rawh2 import CLOSED, Raw, data, headers, message, reset, window_update
+from benchmarks.picker.rawh2 import CLOSED, Raw, data, headers, message, reset, settings, window_update
 from benchmarks.picker.serving import OBJECTS, PATHS, Running, memory, running
 
 GOOD_CLIENTS = 8
@@ -65,7 +65,7 @@ async def _again(attempt: Callable[[], Awaitable[None]]) -> None:
 
 
 async def resets(port: int) -> None:
-    """Streams that are reset as soon as they are opened; a new connection when sent away."""
+    """Streams that are reset as soon as they are opened; a new connection where one is sent away."""
 
     async def attempt() -> None:
         raw = await Raw.connect(port)
@@ -119,24 +119,103 @@ async def header_bombs(port: int) -> None:
     await asyncio.gather(*(_again(attempt) for _ in range(4)))
 
 
-async def slow_reads(port: int) -> None:
+async def _passing(raw: Raw, stream: int, size: int) -> None:
+    """A body that passes by in messages of this size, for as long as windows let it."""
+    more = _chunk(b"x" * size)
+    await raw.send(headers(stream))
+    going = await raw.send_data(stream, _head(content_type="text/plain") + more)
+    while going:
+        going = await raw.send_data(stream, more)
+
+
+async def slow_reads(port: int, *, size: int = CHUNK, streams: int = 100) -> None:
     """Bodies that pass by, of which nothing is taken back, on two thousand streams of twenty connections."""
-    passing = _head(content_type="text/plain") + _chunk(b"x" * CHUNK)
-    more = _chunk(b"x" * CHUNK)
 
     async def attempt() -> None:
         raw = await Raw.connect(port, window=0)
-
-        async def one(stream: int) -> None:
-            await raw.send(headers(stream))
-            going = await raw.send_data(stream, passing)
-            while going:
-                going = await raw.send_data(stream, more)
-
-        await asyncio.gather(*(one(stream) for stream in range(1, 200, 2)))
+        await asyncio.gather(*(_passing(raw, stream, size) for stream in range(1, 2 * streams, 2)))
         await raw.closed()
 
     await asyncio.gather(*(_again(attempt) for _ in range(20)))
+
+
+async def slow_small_reads(port: int) -> None:
+    """The same in messages of 100 bytes."""
+    await slow_reads(port, size=100)
+
+
+async def many_slow_reads(port: int) -> None:
+    """The same in messages just too short to be counted by themselves, on twenty thousand streams."""
+    await slow_reads(port, size=15_000, streams=1_000)
+
+
+async def closed_windows(port: int) -> None:
+    """Windows that are wide until bodies pass by, and closed then, below zero; and opened by a byte now and then."""
+
+    async def attempt() -> None:
+        raw = await Raw.connect(port)
+        await raw.send(window_update(0, 1 << 30))
+        streams = range(1, 200, 2)
+
+        async def close() -> None:
+            await asyncio.sleep(0.2)
+            await raw.send(settings(0))
+            while True:
+                await asyncio.sleep(0.1)
+                await raw.send(b"".join(window_update(stream, 1) for stream in streams))
+
+        await asyncio.gather(close(), *(_passing(raw, stream, 1_000) for stream in streams))
+
+    await asyncio.gather(*(_again(attempt) for _ in range(20)))
+
+
+async def deaf(port: int) -> None:
+    """Windows of HTTP/2 that are wide open, and sockets of which nothing is read: TCP's window is closed."""
+
+    async def attempt() -> None:
+        raw = await Raw.connect(port, window=1 << 30)
+        await raw.send(window_update(0, 1 << 30))
+        await asyncio.sleep(0.2)  # until it has said how much may come
+        raw.deafen()
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(_passing(raw, stream, 15_000) for stream in range(1, 200, 2)))
+        finally:
+            raw.abort()
+
+    await asyncio.gather(*(_again(attempt) for _ in range(100)))
+
+
+async def large_headers(port: int) -> None:
+    """Headers of a quarter of a megabyte, and then no body, on eight thousand streams of eight connections."""
+    one = _head(x_large="x" * 255_000)
+    many = _head(**{f"x_{number}": "x" for number in range(6_000)})
+
+    async def attempt() -> None:
+        raw = await Raw.connect(port)
+        try:
+            for stream in range(1, 2_000, 2):
+                await raw.send(headers(stream))
+                await raw.send_data(stream, many if stream % 4 == 1 else one)
+            await asyncio.sleep(5)
+        finally:
+            raw.abort()
+
+    await asyncio.gather(*(_again(attempt) for _ in range(8)))
+
+
+async def silent(port: int) -> None:
+    """Connections, as many as are taken, that never say a word."""
+
+    async def attempt() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while await reader.read(1_000):
+                pass
+        finally:
+            writer.close()
+
+    await asyncio.gather(*(_again(attempt) for _ in range(800)))
 
 
 async def slow_writes(port: int) -> None:
@@ -198,8 +277,14 @@ ATTACKS: dict[str, Callable[[int], Awaitable[None]]] = {
     "bombs": bombs,
     "header-bombs": header_bombs,
     "slow-reads": slow_reads,
+    "slow-small-reads": slow_small_reads,
+    "many-slow-reads": many_slow_reads,
+    "closed-windows": closed_windows,
+    "deaf": deaf,
+    "large-headers": large_headers,
     "slow-writes": slow_writes,
     "connections": connections,
+    "silent": silent,
     "large": large,
     "pages": pages,
 }
@@ -330,7 +415,7 @@ async def _measure(name: str, picker: Running, seconds: float) -> Found:
 def _line(name: str, found: Found) -> str:
     quiet, attacked = found.quiet, found.attacked
     return (
-        f"{name:13} quiet p50 {quiet.at(0.5):6.1f} p99 {quiet.at(0.99):6.1f} ms"
+        f"{name:16} quiet p50 {quiet.at(0.5):6.1f} p99 {quiet.at(0.99):6.1f} ms"
         f"  attacked p50 {attacked.at(0.5):6.1f} p99 {attacked.at(0.99):6.1f} ms  p99 x {found.ratio:4.2f}"
         f"  {len(attacked.took)} good, {len(attacked.failed)} failed"
         f"  memory {found.idle:5.1f} -> {found.peak:5.1f} MiB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from typing import cast
 
 from benchmarks.picker.driver import METHOD
 
@@ -26,7 +27,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 def headers(stream: int, more: bytes = b"") -> bytes:
     """HEADERS that begin a call. ``more``: another piece of the header block, HPACK."""
     block = b"\x83\x86\x01\x04test\x04" + bytes((len(METHOD),)) + METHOD.encode()
-    block += b"\x0f\x10\x10application/grpc" + more  # content-type, a literal
+    block += b"\x0f\x10\x10application/grpc"  # content-type, a literal
+    block += b"\0\x02te\x08trailers" + more  # without it gRPC's server looks at nothing
     return frame(HEADERS, END_HEADERS, stream, block)
 
 
@@ -137,6 +139,10 @@ class Raw:
     async def closed(self) -> None:
         """Wait until the server has closed the connection."""
         await self._reading
+
+    def deafen(self) -> None:
+        """Read nothing more of what comes."""
+        cast(asyncio.Transport, self._writer.transport).pause_reading()
 
     def abort(self) -> None:
         """Go away."""

@@ -168,7 +168,10 @@ class Picker:
     async def _housekeeping(self) -> None:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
-            self.metrics.forget(time.monotonic())
+            try:
+                self.metrics.forget(time.monotonic())
+            except RuntimeError:  # a bug of the native path
+                _log.exception("series_not_forgotten")
             # Streams that were cut off leave cycles, and the calm collector would look for them every half hour.
             gc.collect(1)
             release_freed_memory()

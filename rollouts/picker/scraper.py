@@ -59,6 +59,7 @@ class Scraper:
         self._scheduler = scheduler
         self._client = ModelServerClient(servers or ModelServers())
         self._unlisted = ""
+        self._uncounted = False
         self._config = config or ScrapeConfig()
         self._targets: dict[str, _Target] = {}
         self._slots = asyncio.Semaphore(_PARALLEL)
@@ -78,7 +79,7 @@ class Scraper:
         self._targets = {a: t for a, t in self._targets.items() if a in addresses}
         for endpoint in endpoints:
             target = self._targets.setdefault(endpoint.address, _Target())
-            early = not target.failures and self._scheduler.busy(endpoint.address)
+            early = not target.failures and self._busy(endpoint.address)
             sooner = min(self._config.idle - self._config.busy, self._config.idle - target.cost * _REST)
             if target.running or now < target.due - max(0.0, sooner) * early:
                 continue
@@ -111,10 +112,21 @@ class Scraper:
                 said = explain(error, self._client.config.scheme)
                 _log.warning("scrape_failed", pod=endpoint.pod, address=address, error=said[:400])
         finally:
-            busy = self._scheduler.busy(address)
-            wait = wait_for(self._config, busy=busy, failures=target.failures)
+            wait = wait_for(self._config, busy=self._busy(address), failures=target.failures)
             target.due = time.monotonic() + max(wait, target.cost * _REST)
             target.running = False
+
+    def _busy(self, address: str) -> bool:
+        """Whether requests are at a pod. By a bug of the native path nobody can say: as if none were."""
+        try:
+            busy = self._scheduler.busy(address)
+        except RuntimeError:
+            if not self._uncounted:  # once, not for each pod twenty times a second
+                _log.exception("busy_pods_unknown", address=address)
+            self._uncounted = True
+            return False
+        self._uncounted = False
+        return busy
 
     async def _models(self, address: str) -> ModelList:
         """The model list; nothing known when the pod does not tell, for example without an API key."""

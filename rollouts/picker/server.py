@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from rollouts.picker.core.encoding import encode
+from rollouts.picker.core.messages import Outgoing
 from rollouts.picker.core.ports import BufferBudget, Observer, Routing
 from rollouts.picker.core.protocol import Exchange, ProtocolError
 from rollouts.picker.core.wire import WireError, decode
@@ -59,6 +60,16 @@ class ServerConfig:
     request_timeout: float = 120.0
     keep_streams: bool = False
     variant_header: str = ""
+
+
+async def _all_but_the_last(replies: Iterable[Outgoing], write: Callable[[bytes], Awaitable[None]]) -> bytes:
+    """Write them; the last one, empty where there is none, is returned."""
+    last = b""
+    for reply in replies:
+        if last:
+            await write(last)
+        last = encode(reply)
+    return last
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -170,20 +181,19 @@ class PickerServer:
             async with timeout:
                 while (data := await read()) is not eof:
                     message = decode(data)
+                    del data  # while the next one is waited for, nothing is held but what the exchange counts
                     if message is None:
                         continue
                     replies = exchange.receive(message, clock())
+                    del message
                     if not exchange.waiting:
                         timeout.reschedule(None)
-                    last = b""
-                    for reply in replies:
-                        if last:
-                            await write(last)
-                        last = encode(reply)
+                    last = await _all_but_the_last(replies, write)
                     if exchange.closing:
                         return last
                     if last:
                         await write(last)
+                    del replies, last
                 # The other side half-closed first: one reply, or none. Without one grpc.aio sends an empty message
                 # along with the status, which changes nothing.
                 if exchange.expects_response:

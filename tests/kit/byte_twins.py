@@ -121,7 +121,7 @@ class wire:  # stands for a module
             return None
         name, *parts = found
         if name.endswith("Headers"):
-            parts[-1] = Protocol(*map(BodyMode, parts[-1]))
+            parts[3] = Protocol(*map(BodyMode, parts[3]))
         message: Incoming = getattr(messages, name)(*parts)
         return message
 

@@ -175,6 +175,15 @@ def _header_map(rng: Random) -> bytes:
     return out
 
 
+def _large_map(rng: Random) -> bytes:
+    """Headers about as large as may be."""
+    lines = [(b":method", b"POST"), *[(rng.choice((b"x-a", b"x-b")), b"v")] * rng.randrange(50)]
+    size = sum(len(name) + len(value) + messages.PER_LINE for name, value in lines)
+    rest = messages.MAX_HEADER_LIST - size - messages.PER_LINE + rng.randrange(-2, 3)
+    lines.append((b"", b"v" * rest))
+    return b"".join(_field(1, _field(1, name) + _field(3, value)) for name, value in lines)
+
+
 def _value(rng: Random, depth: int) -> bytes:
     kind = rng.randrange(7 if depth < 12 else 5)
     if kind == 5:
@@ -202,7 +211,12 @@ def _metadata(rng: Random) -> bytes:
         _field(1, _field(1, rng.choice((b"ns", b"ns", b"else"))) + _field(2, _deepened(rng, _struct(rng))))
         for _ in range(2)
     )
-    return b"".join(entries)
+    whole = b"".join(entries)
+    if rng.random() < 0.05:  # about as long as may be
+        size = wire.MAX_METADATA + rng.randrange(-2, 3)
+        rest = _field(2, bytes(size - len(whole)))
+        whole += _field(2, bytes(2 * (size - len(whole)) - len(rest)))
+    return whole
 
 
 def _deepened(rng: Random, struct: bytes) -> bytes:
@@ -216,7 +230,8 @@ def make_message(rng: Random) -> tuple[bytes]:
     """Any message, most of them as Envoy writes it."""
     which = rng.choice((2, 2, 3, 4, 4, 5, 6, 7, 9))
     if which in (2, 3):
-        part = _field(1, _header_map(rng)) + (_field(3, rng.randrange(2)) if rng.random() < 0.5 else b"")
+        headers = _header_map(rng) if rng.random() > 0.01 else _large_map(rng)
+        part = _field(1, headers) + (_field(3, rng.randrange(2)) if rng.random() < 0.5 else b"")
     else:
         part = _field(1, bytes(rng.choice((0, 1, 100, 127, 128, 20_000)))) if rng.random() < 0.9 else b""
         part += _field(rng.choice((2, 3)), rng.choice((0, 1, 1, 2))) if rng.random() < 0.5 else b""
@@ -239,8 +254,8 @@ def python_message(data: bytes) -> Any:
         return None
     name = type(message).__name__
     if isinstance(message, messages.RequestHeaders | messages.ResponseHeaders):
-        pairs = list(message.headers.items())
-        return name, pairs, message.end_of_stream, message.metadata, tuple(map(int, message.protocol))
+        _, eos, metadata, protocol, *size = message
+        return name, list(message.headers.items()), eos, metadata, tuple(map(int, protocol)), *size
     return (name, *message)
 
 

@@ -1,4 +1,4 @@
-"""What streams hold is what is counted, and no request is lost to a count, on the native data path."""
+"""What streams hold is what is counted, on both data paths, and no request is lost to a count on the native one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.objects import Snapshot
 from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.protocol import Exchange, State
 from rollouts.picker.core.routing import Refusal, Request, Router, Unready
 from rollouts.picker.core.schedule import Load, Scheduler
+from rollouts.picker.core.wire import decode
 from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.native import MirrorRouter, NativeMetrics, native_picker
 
@@ -63,13 +65,14 @@ def _picker() -> Any:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_a_body_in_chunks_of_one_byte_takes_about_what_is_counted() -> None:
     exchange, budget = _stream(_head())
+    headers = budget.used
     exchange.receive(b"\x22\x03\x0a\x01{", 0.0)
     before = _resident()
 
     for _ in range(400_000):
         exchange.receive(b"\x22\x03\x0a\x01 ", 0.0)
 
-    assert budget.used == 400_001
+    assert budget.used == headers + 400_001
     assert _resident() - before < 8 << 20
 
 
@@ -82,6 +85,60 @@ def test_headers_do_not_keep_the_message_that_they_came_in() -> None:
 
     assert all(exchange.state == "REQUEST_BODY" for exchange, _ in streams)
     assert _resident() - before < 20 << 20
+
+
+def _large(shape: str) -> bytes:
+    """The first message of a request with as much in its headers, or its hint, as is taken."""
+    message = ext_proc.ProcessingRequest.FromString(_head())
+    listed = message.request_headers.headers.headers
+    if shape == "one long line":
+        listed.add(key="x", raw_value=b"x" * 250_000)
+    elif shape == "short lines":
+        for number in range(6_000):
+            listed.add(key=f"x{number}", raw_value=b"%d" % (number % 1000))
+    elif shape == "the same line":
+        for _ in range(6_000):
+            listed.add(key="x", raw_value=b"x")
+    else:
+        key = "x-gateway-destination-endpoint-subset"
+        short = [f"{number}" for number in range(6_000)]
+        message.metadata_context.filter_metadata["envoy.lb.subset_hint"].update({key: short})
+    return message.SerializeToString()
+
+
+def _waiting(path: str, message: bytes, budget: Any) -> Any:
+    """A stream that waits for a body; what it holds."""
+    if path == "native":
+        exchange = native.Exchange(_picker(), budget, keep=False, variant_header=b"")
+        exchange.receive(message, 0.0)
+        assert exchange.state == "REQUEST_BODY"
+        return exchange
+    router = Router(Scheduler())
+    stream = Exchange(router, PickerMetrics(router), budget)
+    incoming = decode(message)
+    assert incoming is not None
+    assert list(stream.receive(incoming, 0.0)) == []
+    assert stream.state is State.REQUEST_BODY
+    return stream
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("shape", ["one long line", "short lines", "the same line", "a hint"])
+@pytest.mark.parametrize("path", ["python", "native"])
+def test_headers_that_wait_for_a_body_take_about_what_is_counted(path: str, shape: str) -> None:
+    budget = native.Budget() if path == "native" else BufferBudget()
+    message = _large(shape)
+    streams = [_waiting(path, message, budget)]  # what is made once is made
+    before, counted = _resident(), budget.used
+
+    streams += [_waiting(path, message, budget) for _ in range(60)]
+
+    counted = budget.used - counted
+    assert counted >= 60 * 30_000
+    assert _resident() - before < counted * 1.25 + (6 << 20)
+    for stream in streams:
+        stream.disconnect(1.0)
+    assert budget.used == 0
 
 
 def test_a_request_that_comes_while_a_page_is_read_stays_counted() -> None:

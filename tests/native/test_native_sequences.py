@@ -13,17 +13,19 @@ pytest.importorskip(
 
 from benchmarks.native.sequences import Difference, run
 from rollouts.picker import metrics
-from rollouts.picker.core import measure, prefix, protocol, routing, schedule, split, variants
+from rollouts.picker.core import measure, prefix, protocol, routing, schedule, split, variants, wire
 
 
 def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
-    outcomes = run(800, 20)
+    outcomes = run(800, 30)
 
     assert outcomes["dispatched"] > 150
     assert outcomes["dispatched among variants"] > 20
     assert outcomes["responses that say the variant"] > 5
     assert outcomes["measured"] > 5
     assert outcomes["rejected-no-endpoints"] > 20
+
+    assert run(800, 24)["buffers-full"] > 20
 
 
 def _carries_no_debts(_: Any) -> dict[str, int]:
@@ -32,6 +34,14 @@ def _carries_no_debts(_: Any) -> dict[str, int]:
 
 def _forgets(_: Any, adapter: str, now: float) -> None:
     """In place of ``work_on``."""
+
+
+def _keeps(_: Any) -> None:
+    """In place of ``_forget``."""
+
+
+def _takes_no_hint(_: Any, metadata: bytes) -> int:
+    return 0
 
 
 def _takes_any(model: str, prompt: bytes) -> tuple[int, ...]:
@@ -59,6 +69,9 @@ def compare(*seeds: int) -> None:
         (metrics, "MAX_MODELS", 1),
         (metrics, "_GONE_AFTER", 10.0),
         (protocol, "is_upgrade", lambda _: False),
+        (protocol.Exchange, "_forget", _keeps),
+        (protocol.Exchange, "_take_hint", _takes_no_hint),
+        (wire, "PER_KEPT_LINE", 159),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -17,9 +17,12 @@ const JOINED: [(&[u8], &[u8]); 4] =
     [(b"cookie", b"; "), (b"content-encoding", b", "), (b"connection", b", "), (b"upgrade", b", ")];
 
 /// Bytes of all names and values, and 32 for each line (RFC 9113, section 6.5.2), that the headers of a request may have:
-/// Envoy takes 60 KiB and 100 lines unless told otherwise. They are kept until the decision, and counted nowhere.
+/// Envoy takes 60 KiB and 100 lines unless told otherwise.
 pub const MAX_HEADER_LIST: usize = 256 << 10;
 const PER_LINE: usize = 32;
+
+/// Bytes that a line takes beside its name and value while it is kept, in Python: no more than that here.
+pub const PER_KEPT_LINE: usize = 160;
 
 /// The number of bytes of a body.
 #[must_use]
@@ -54,6 +57,7 @@ pub struct Headers {
     joined: Vec<(usize, Vec<u8>)>,
     seen: [Option<usize>; JOINED.len()],
     list_size: usize,
+    count: usize,
 }
 
 impl Headers {
@@ -84,6 +88,7 @@ impl Headers {
     /// One more line, by the places of its name and its value.
     pub(crate) fn add(&mut self, name: (usize, usize), value: (usize, usize)) {
         self.list_size += name.1 - name.0 + value.1 - value.0 + PER_LINE;
+        self.count += 1;
         if self.is_too_large() {
             return;
         }
@@ -100,23 +105,39 @@ impl Headers {
         self.lines.push(Line { name, value });
     }
 
-    /// Whether they are more than is kept: the lines beyond are missing.
+    /// Whether they are more than is kept, and left out.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.list_size > MAX_HEADER_LIST
     }
 
-    /// Keep no more memory than about twice what they need: what lies between them may be anything.
-    pub(crate) fn compact(&mut self) {
-        if (self.list_size + PER_LINE) * 2 < self.data.len() {
+    /// Leave all of them out, and remember how much they were.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { list_size: self.list_size, count: self.count, ..Self::default() };
+    }
+
+    /// Bytes that they take while they are kept.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.list_size + self.count * (PER_KEPT_LINE - PER_LINE)
+    }
+
+    /// Of the `shared` bytes that their data are a part of, keep no more than is counted: the rest may be anything.
+    pub(crate) fn compact(&mut self, shared: usize) {
+        if self.kept() >= shared {
+            return;
+        }
+        if self.data.len() <= self.kept() {
+            self.data = Bytes::copy_from_slice(&self.data);
+        } else {
             let pairs = (0..self.lines.len()).map(|index| (self.name(index), self.value(index)));
-            *self = Self { list_size: self.list_size, ..Self::from_pairs(pairs) };
+            *self = Self { list_size: self.list_size, count: self.count, ..Self::from_pairs(pairs) };
         }
     }
 
-    /// Bytes of the message that they keep.
+    /// Bytes in which their data lie.
     #[cfg(test)]
-    pub(crate) fn kept(&self) -> usize {
+    pub(crate) fn data(&self) -> usize {
         self.data.len()
     }
 

@@ -1,5 +1,6 @@
-//! What an exchange needs from its surroundings: a decision, somebody to tell, and memory for bodies.
+//! What an exchange needs from its surroundings: a decision, somebody to tell, and memory for requests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::body::Wanted;
@@ -29,9 +30,10 @@ pub trait Observer {
     fn measured(&self, decision: &Decision, measurement: &ObservedResponse);
 }
 
-/// Bytes of request bodies held at the moment by all streams, and per stream at most.
+/// Bytes of requests held at the moment by all streams, and of a body at most.
 ///
-/// Shared by all threads: a body is counted before it is held, so that the total is never exceeded.
+/// Those of bodies, of headers and the subset hint while a body is waited for, of answers that wait for their name.
+/// Shared by all threads: what is held is counted before, so that the total is never exceeded.
 #[derive(Debug)]
 pub struct BufferBudget {
     pub body_limit: usize,
@@ -65,5 +67,39 @@ impl BufferBudget {
 impl Default for BufferBudget {
     fn default() -> Self {
         Self::new(64 << 20, 192 << 20)
+    }
+}
+
+/// Bytes that one stream has counted in the budget of all, until its end.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: Arc<BufferBudget>,
+    size: usize,
+}
+
+impl Charge {
+    pub(crate) fn new(budget: &Arc<BufferBudget>) -> Self {
+        Self { budget: Arc::clone(budget), size: 0 }
+    }
+
+    /// Bytes that are counted.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Have `size` bytes counted from now on, if there is room for them.
+    pub(crate) fn count(&mut self, size: usize) -> bool {
+        if size > self.size && !self.budget.take(size - self.size) {
+            return false;
+        }
+        self.budget.give_back(self.size.saturating_sub(size));
+        self.size = size;
+        true
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.give_back(self.size);
     }
 }

@@ -11,9 +11,9 @@ use crate::content::{is_dialogue, is_upgrade};
 use crate::endpoints::{SUBSET_KEY, SUBSET_NAMESPACE, Subset, parse_subset};
 use crate::measure::{Ending, ResponseMeter};
 use crate::messages::{BodyMode, Headers, HttpHeaders, Incoming, MAX_HEADER_LIST, Outgoing, Protocol, Routed, Side};
-use crate::ports::{BufferBudget, Observer, Routing};
+use crate::ports::{BufferBudget, Charge, Observer, Routing};
 use crate::reader::{BodyEdit, RequestReader};
-use crate::refusals::{Refusal, headers_too_large, immediate, too_large, too_slow};
+use crate::refusals::{Refusal, headers_too_large, immediate, overloaded, too_large, too_slow};
 use crate::restore::NameRestorer;
 use crate::routing::{Decision, Request};
 use crate::wire::{MetadataValue, WireError, metadata_value};
@@ -102,7 +102,8 @@ pub struct Exchange<R, O> {
     headers: Headers,
     modes: Protocol,
     reader: Option<RequestReader>,
-    hint: Bytes, // metadata as it came, which takes the least
+    hint: Bytes,    // metadata as it came, which takes the least
+    charge: Charge, // of headers and hint, while a body is waited for
     answer: Option<Answer>,
     decision: Option<Decision>,
     meter: Option<ResponseMeter>,
@@ -116,6 +117,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     pub fn new(around: Arc<Surroundings<R, O>>) -> Self {
         Self {
             keep: around.keep,
+            charge: Charge::new(&around.budget),
             around,
             named: false,
             headers: Headers::default(),
@@ -149,8 +151,12 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         match (self.state, message) {
             (State::Start, Incoming::RequestHeaders(message)) => self.on_headers(message, now, out)?,
             (State::RequestBody, Incoming::RequestBody { body, end_of_stream, metadata }) => {
-                self.hint(&metadata)?;
-                self.on_body(body, end_of_stream, now, out);
+                let longer = self.hint(&metadata)?;
+                if self.charge.count(self.charge.size().saturating_add_signed(longer)) {
+                    self.on_body(body, end_of_stream, now, out);
+                } else {
+                    self.refuse(&overloaded(), out);
+                }
             }
             (State::RequestBody, Incoming::RequestTrailers) => self.body_complete(true, now, out),
             (
@@ -228,6 +234,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     pub fn disconnect(&mut self, now: f64) {
         self.reader = None;
         self.restorer = None;
+        self.forget();
         self.report(Ending::Aborted, now);
         self.state = State::Done;
     }
@@ -248,6 +255,8 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
             self.without_body(State::Unbuffered, true, now, out);
         } else if is_upgrade(&self.headers) || is_dialogue(&self.headers) {
             self.open_ended(now, out);
+        } else if !self.charge.count(self.headers.kept() + self.hint.len()) {
+            self.refuse(&overloaded(), out);
         } else {
             let fields = self.around.routing.body_fields();
             self.reader = Some(RequestReader::new(&self.headers, fields, &self.around.budget));
@@ -285,11 +294,19 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         !(self.keep || self.passing || self.meter.is_some() || self.restorer.is_some())
     }
 
-    fn hint(&mut self, metadata: &[u8]) -> Result<(), WireError> {
-        if metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY)? != MetadataValue::Null {
-            self.hint = Bytes::copy_from_slice(metadata);
+    /// Keep a subset hint in place of the last one, if there is one; by how many bytes it is longer.
+    fn hint(&mut self, metadata: &[u8]) -> Result<isize, WireError> {
+        if metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY)? == MetadataValue::Null {
+            return Ok(0);
         }
-        Ok(())
+        let before = std::mem::replace(&mut self.hint, Bytes::copy_from_slice(metadata));
+        Ok(self.hint.len() as isize - before.len() as isize) // both are short
+    }
+
+    /// Let go of what was kept for the decision: a response may last for hours.
+    fn forget(&mut self) {
+        (self.headers, self.hint) = Default::default();
+        self.charge.count(0);
     }
 
     fn subset(&self) -> Option<Subset> {
@@ -385,7 +402,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         let address = Bytes::copy_from_slice(decision.endpoint.address.as_bytes());
         self.answer = Some(Answer::new(address, &self.headers, change, plain));
         self.decision = Some(decision);
-        (self.headers, self.hint) = Default::default(); // a response may last for hours
+        self.forget();
         self.closing = self.leaves();
         true
     }
@@ -393,6 +410,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     fn refuse(&mut self, refusal: &Refusal, out: &mut Replies) {
         self.around.observer.refused(refusal);
         self.reader = None;
+        self.forget();
         self.state = State::Done;
         self.closing = true;
         out.push(Outgoing::Immediate(immediate(refusal)));
@@ -402,6 +420,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
 
     fn on_response_headers(&mut self, message: &HttpHeaders, now: f64, out: &mut Replies) {
         self.reader = None; // a local reply may come before the request body has ended
+        self.forget();
         if self.state == State::Start {
             self.modes = message.protocol;
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::body::{BodyScanner, Wanted};
 use crate::members::JsonType;
-use crate::ports::BufferBudget;
+use crate::ports::{BufferBudget, Charge};
 use crate::refusals::json_string;
 
 /// Bytes of a plain answer, or of one line of a stream, that are held back; a longer one passes unchanged.
@@ -27,8 +27,7 @@ pub struct NameRestorer {
     sse: bool,
     held: Vec<u8>,
     given_up: bool,
-    budget: Arc<BufferBudget>,
-    counted: usize,
+    charge: Charge,
 }
 
 impl NameRestorer {
@@ -40,8 +39,7 @@ impl NameRestorer {
             sse: false,
             held: Vec::new(),
             given_up: false,
-            budget: Arc::clone(budget),
-            counted: 0,
+            charge: Charge::new(budget),
         }
     }
 
@@ -58,15 +56,15 @@ impl NameRestorer {
         }
         if end {
             let whole = self.with_held(chunk);
-            self.count(0);
+            self.charge.count(0);
             return if self.sse { self.lines(&whole) } else { self.replaced(&whole).map_or(whole, Bytes::from) };
         }
         // What is held has no line end.
         let cut = if self.sse { memchr::memrchr(b'\n', chunk).map_or(0, |at| at + 1) } else { 0 };
         let left = if cut > 0 { chunk.len() - cut } else { self.held.len() + chunk.len() };
-        if left > MAX_HELD || !self.count(left) {
+        if left > MAX_HELD || !self.charge.count(left) {
             self.given_up = true;
-            self.count(0);
+            self.charge.count(0);
             return self.with_held(chunk);
         }
         let ready = if cut > 0 { self.with_held(&chunk.slice(..cut)) } else { Bytes::new() };
@@ -80,16 +78,6 @@ impl NameRestorer {
         }
         self.held.extend_from_slice(chunk);
         std::mem::take(&mut self.held).into()
-    }
-
-    /// Have `size` bytes counted, if there is room for them.
-    fn count(&mut self, size: usize) -> bool {
-        if size > self.counted && !self.budget.take(size - self.counted) {
-            return false;
-        }
-        self.budget.give_back(self.counted.saturating_sub(size));
-        self.counted = size;
-        true
     }
 
     fn lines(&self, text: &Bytes) -> Bytes {
@@ -129,12 +117,6 @@ impl NameRestorer {
             return None;
         }
         Some([&document[..field.start], self.new.as_bytes(), &document[field.end..]].concat())
-    }
-}
-
-impl Drop for NameRestorer {
-    fn drop(&mut self) {
-        self.budget.give_back(self.counted);
     }
 }
 

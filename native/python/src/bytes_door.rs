@@ -45,20 +45,27 @@ fn headers(pairs: &Pairs) -> Headers {
     Headers::from_pairs(pairs.iter().map(|(name, value)| (&name[..], &value[..])))
 }
 
-/// ("RequestHeaders", headers, end of stream, metadata, modes) and the like.
+/// ("RequestHeaders", headers, end of stream, metadata, modes, whether they are too large, what they take) and the like.
 #[pyfunction]
 fn decode<'py>(py: Python<'py>, data: PyBackedBytes) -> PyResult<Option<Bound<'py, PyAny>>> {
     let found = wire::decode(&shared(&data)).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let Some(message) = found else { return Ok(None) };
     let name = message.name();
+    let request = matches!(message, Incoming::RequestHeaders(_));
     let value = match message {
         Incoming::RequestHeaders(message) | Incoming::ResponseHeaders(message) => {
             let pairs = PyDict::new(py);
             for (name, value) in message.headers.pairs() {
                 pairs.set_item(out(py, name), out(py, value))?;
             }
+            let large = message.headers.is_too_large();
             let modes = (message.protocol.request_body as u8, message.protocol.response_body as u8);
-            (name, pairs, message.end_of_stream, out(py, &message.metadata), modes).into_pyobject(py)?.into_any()
+            let (eos, metadata, kept) = (message.end_of_stream, out(py, &message.metadata), message.headers.kept());
+            if request {
+                (name, pairs, eos, metadata, modes, large, kept).into_pyobject(py)?.into_any()
+            } else {
+                (name, pairs, eos, metadata, modes).into_pyobject(py)?.into_any()
+            }
         }
         Incoming::RequestBody { body, end_of_stream, metadata } => {
             (name, out(py, &body), end_of_stream, out(py, &metadata)).into_pyobject(py)?.into_any()

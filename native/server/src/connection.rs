@@ -340,6 +340,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         for _ in 0..limits::BEGUN {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
+                    self.around.open.begun();
                     if !self.around.progress.carries() {
                         respond.send_reset(h2::Reason::REFUSED_STREAM); // the place is given up
                         continue;
@@ -359,7 +360,10 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
                     let reason = if self.draining { Reason::Stopped } else { Reason::Client };
                     return Poll::Ready(reason.into());
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.around.open.all_begun();
+                    return Poll::Pending;
+                }
             }
         }
         cx.waker().wake_by_ref();

@@ -357,15 +357,13 @@ impl From<Status> for End {
 struct Incoming<'a, L: Logic> {
     around: &'a Around<L>,
     body: &'a mut RecvStream,
-    stream: u32,
     backlog: Backlog<'a>,
     kept: usize,
 }
 
 impl<'a, L: Logic> Incoming<'a, L> {
     fn new(around: &'a Around<L>, body: &'a mut RecvStream) -> Self {
-        let stream = body.stream_id().as_u32();
-        Self { around, body, stream, backlog: Backlog::new(around.room()), kept: 0 }
+        Self { around, body, backlog: Backlog::new(around.room()), kept: 0 }
     }
 
     /// What came next. The window opens again: what is taken is bounded by the limits on messages and held bodies.
@@ -487,7 +485,6 @@ async fn converse<L: Logic>(
                 Err(problem) => return Ok(unacceptable(problem, shared.max_message, encoding)),
             };
             torn = None;
-            around.open.taken(incoming.stream);
             // The answers to it may be parts of it, and wait for the peer's window.
             let counted = if message.len() < SHARED_FROM { 0 } else { message.len() };
             let _charge = around.room().charge(counted).ok_or_else(no_memory)?;

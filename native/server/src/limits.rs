@@ -46,8 +46,8 @@ pub const HEALTH_IDLE_TICKS: u32 = 6;
 /// The least that `Config::max_waiting` is, in messages of full length: a connection that is alone may have half.
 pub const LEAST_WAITING: usize = 2;
 
-/// Streams that the client reset before we looked at them: as many as there can be, for a thread that is late finds
-/// many at once. Their rate is bounded by `CHEAP_FRAMES`.
+/// Streams that the client reset before we looked at them: more than one read brings, after which nothing more is read
+/// until they have begun (`BEGUN`). Beyond it h2 ends the connection.
 pub const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 
 /// Streams that we ended first and remember, so that what was on its way is no error.
@@ -59,9 +59,9 @@ pub const REMEMBER_RESETS: Duration = Duration::from_secs(5);
 /// Overhead of small unread DATA frames on a connection: 256 bytes for each. Tokens come in such frames.
 pub const FRAME_OVERHEAD: usize = 4 << 20;
 
-/// Frames that cost a client nothing, at once and per second: PING, SETTINGS, PRIORITY, and RST_STREAM of a stream of
-/// which we have taken no message and that we have not ended. Clients that leave make Envoy send one for each, and all
-/// may leave at once. It also sends one for each stream that we end first, which is every request: those are not counted.
+/// Frames that cost a client nothing, at once and per second: PING, SETTINGS, PRIORITY, and RST_STREAM of a stream that is
+/// not open. Envoy sends one for each request that a client abandons, all of them at once where a client goes, and one for
+/// each stream that we end first, which is every request: those are not counted.
 pub const CHEAP_FRAMES: u32 = 2_000;
 
 /// See `CHEAP_FRAMES`.
@@ -113,7 +113,9 @@ pub const LEAVE: Duration = Duration::from_millis(100);
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 64 << 10;
 
-/// Streams begun for one connection before the others of its thread have their turn.
+/// Streams begun for one connection before the others of its thread have their turn. Nothing more is read of it while so
+/// many have come and not begun, whether the client has reset them or not: that is all that opening and resetting
+/// streams can take, in time and, with what one read brings, in memory.
 pub const BEGUN: usize = 64;
 
 /// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.

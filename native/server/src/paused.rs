@@ -18,7 +18,8 @@ use crate::connection::{self, Around, Ended};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
 use crate::limits::{
-    CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, LEAVE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER, WRITE_BUFFER,
+    BEGUN, CHEAP_FRAMES, CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, LEAVE, PER_STREAM, QUEUED_SHARE, READ_BUFFER,
+    SEND_BUFFER, WRITE_BUFFER,
 };
 use crate::listen::{Phase, Serves, Shared};
 use crate::places::{Progress, Reason, Stage};
@@ -174,15 +175,46 @@ fn envoy_resets_each_stream_that_we_end_first() {
     });
 }
 
+/// A call that is abandoned at once, with nothing of its first message, with a part of it, or with all.
+fn abandoned(stream: u32) -> Vec<u8> {
+    let said = match stream / 2 % 3 {
+        0 => Vec::new(),
+        1 => kit::data(stream, &[0, 0, 0, 0, 9, 1]),
+        _ => kit::say(stream, b"hello"),
+    };
+    [kit::open(stream), said, kit::reset(stream)].concat()
+}
+
 #[test]
-fn who_opens_and_resets_is_told_to_calm_down() {
+fn requests_that_are_abandoned_before_they_began_end_no_connection() {
+    run(async {
+        let world = World::new();
+        let around = around(&world.shared, Serves::Everything);
+        let (socket, task) = begin(Rc::clone(&around), 8 << 20);
+        let mut envoy = Raw::hello(socket, 65_535).await;
+        let flood: Vec<u8> = (0..50_000).flat_map(|at| abandoned(2 * at + 1)).collect();
+        envoy.send(&[flood, kit::open(100_001), kit::say(100_001, b"close")].concat()).await.unwrap();
+        let (socket, _other) = world.begin(Serves::Everything, BUFFER);
+        let mut other = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+        Stream::answered(&mut other).await;
+        let (begun, unbegun) = (world.logic.closed.load(Ordering::Relaxed), around.open.unbegun());
+        assert!(begun < 5_000, "the other one waited for {begun} of 50,000");
+        assert!(unbegun < BEGUN + READ_BUFFER / 64, "{unbegun}");
+        assert!(envoy.ended(100_001).await);
+        assert!(!task.is_finished());
+        assert_eq!(world.shared.waiting.used(), 0, "nothing of them is left");
+    });
+}
+
+#[test]
+fn who_sends_nothing_but_pings_is_told_to_calm_down() {
     run(async {
         let world = World::new();
         let (socket, task) = world.begin(Serves::Everything, 4 << 20);
         let mut client = Raw::hello(socket, 65_535).await;
-        let flood: Vec<u8> =
-            (0..10_000).flat_map(|at| [kit::open(2 * at + 1), kit::reset(2 * at + 1)].concat()).collect();
-        client.send(&flood).await.unwrap();
+        client.send(&[kit::open(1), kit::say(1, b"close")].concat()).await.unwrap();
+        assert!(client.ended(1).await);
+        client.send(&kit::frame(kit::PING, 0, 0, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize)).await.unwrap();
         let mut last = None;
         while let Some(frame) = client.next().await {
             last = Some(frame);

@@ -52,12 +52,26 @@ class _Routed(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A decision with what it does to the request; ``plain``: the body is sent without its codings."""
+    """A decision with what it does to the request; ``plain``: the body is sent without its codings.
+
+    Of the request's headers it keeps what is needed: a response may last for hours.
+    """
 
     decision: Decision
-    headers: Headers
-    change: BodyEdit = NO_CHANGE
-    plain: bool = False
+    stripped: tuple[bytes, ...]
+    content_length: int | None
+    change: BodyEdit
+    plain: bool
+
+    @classmethod
+    def to(
+        cls, decision: Decision, headers: Headers, change: BodyEdit = NO_CHANGE, *, plain: bool = False
+    ) -> Answer:
+        """For a request with these headers."""
+        stripped = () if _STRIPPED.isdisjoint(headers) else tuple(sorted(_STRIPPED & headers.keys()))
+        length = headers.get(b"content-length", b"")
+        known = length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS
+        return cls(decision, stripped, int(length) if known else None, change, plain)
 
     def head(self) -> HeadersReply:
         """The reply to the headers of a request whose body is not known."""
@@ -69,9 +83,7 @@ class Answer(NamedTuple):
         headers: tuple[tuple[bytes, bytes], ...] = ((DESTINATION, address),)
         if length is not None:
             headers = (*headers, (b"content-length", b"%d" % length))
-        removed = () if _STRIPPED.isdisjoint(self.headers) else tuple(sorted(_STRIPPED & self.headers.keys()))
-        if self.plain:
-            removed = (*removed, b"content-encoding")
+        removed = (*self.stripped, b"content-encoding") if self.plain else self.stripped
         return _Routed(headers, removed, True, address)
 
     def _pieces(self, reader: RequestReader) -> tuple[Iterator[bytes], int]:
@@ -106,9 +118,7 @@ class Answer(NamedTuple):
 
     def passing(self, reader: RequestReader) -> Iterator[Outgoing]:
         """Headers and what is there of a body that goes on as it comes."""
-        length = self.headers.get(b"content-length", b"")
-        known = length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS
-        yield HeadersReply(Side.REQUEST, *self._routed(int(length) if known else None))
+        yield HeadersReply(Side.REQUEST, *self._routed(self.content_length))
         for piece in splice(reader.chunks(plain=False), 0, 0, b""):
             yield BodyReply(Side.REQUEST, piece, False)
         reader.release()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 __all__ = [
     "MAX_HEADER_LIST",
+    "PER_KEPT_LINE",
     "PER_LINE",
     "BodyMode",
     "BodyReply",
@@ -35,11 +36,14 @@ __all__ = [
 Headers = dict[bytes, bytes]
 
 MAX_HEADER_LIST = 256 << 10
-"""Bytes of all names and values, and ``PER_LINE`` for each line, that the headers of a request may have: Envoy takes
-60 KiB and 100 lines unless told otherwise. They are kept while the request lasts, and counted nowhere."""
+"""Bytes of all names and values, and ``PER_LINE`` for each line, that headers may have: Envoy takes
+60 KiB and 100 lines unless told otherwise."""
 
 PER_LINE = 32
 """RFC 9113, section 6.5.2."""
+
+PER_KEPT_LINE = 160
+"""Bytes that a line takes beside its name and value while it is kept: two objects, and a place in a dictionary."""
 
 
 class BodyMode(IntEnum):
@@ -70,7 +74,8 @@ class Side(IntEnum):
 class RequestHeaders(NamedTuple):
     """The request's headers. ``metadata`` is the serialized ``Metadata`` message, empty when absent.
 
-    ``too_large``: the headers are more than ``MAX_HEADER_LIST``, and left out.
+    ``too_large``: the headers are more than ``MAX_HEADER_LIST``, and left out. ``kept``: bytes that they take
+    while they are kept.
     """
 
     headers: Headers
@@ -78,6 +83,7 @@ class RequestHeaders(NamedTuple):
     metadata: bytes = b""
     protocol: Protocol = Protocol()
     too_large: bool = False
+    kept: int = 0
 
 
 class RequestBody(NamedTuple):
@@ -93,7 +99,7 @@ class RequestTrailers(NamedTuple):
 
 
 class ResponseHeaders(NamedTuple):
-    """The response's headers, from the pod or from Envoy itself (a local reply)."""
+    """The response's headers, from the pod or from Envoy itself (a local reply). None beyond ``MAX_HEADER_LIST``."""
 
     headers: Headers
     end_of_stream: bool = False

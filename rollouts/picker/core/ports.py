@@ -1,4 +1,4 @@
-"""What an exchange needs from its surroundings: a decision, somebody to tell, and memory for bodies."""
+"""What an exchange needs from its surroundings: a decision, somebody to tell, and memory for requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 from rollouts.picker.core.measure import ObservedResponse
 from rollouts.picker.core.routing import Decision, Refusal, Request
 
-__all__ = ["BufferBudget", "Observer", "Routing"]
+__all__ = ["BufferBudget", "Charge", "Observer", "Routing"]
 
 
 class Routing(Protocol):
@@ -40,7 +40,9 @@ class Observer(Protocol):
 
 
 class BufferBudget:
-    """Bytes of request bodies held at the moment by all streams, and per stream at most.
+    """Bytes of requests held at the moment by all streams, and of a body at most.
+
+    Those of bodies, of headers and the subset hint while a body is waited for, of answers that wait for their name.
 
     64 MiB is what the largest multimodal requests have; three of them fit, so that a burst ends in 503 rather than
     in the kernel's out-of-memory killer: ``memory`` makes the total a part of the container's limit, this is the one
@@ -53,3 +55,21 @@ class BufferBudget:
         self.body_limit = body_limit
         self.total_limit = total_limit
         self.used = 0
+
+
+class Charge:
+    """Bytes that one stream has counted in the budget of all."""
+
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: BufferBudget) -> None:
+        self._budget = budget
+        self.size = 0
+
+    def count(self, size: int) -> bool:
+        """Have that many bytes counted from now on, if there is room for them."""
+        used = self._budget.used + size - self.size
+        if size > self.size and used > self._budget.total_limit:
+            return False
+        self._budget.used, self.size = used, size
+        return True

@@ -23,7 +23,7 @@ from typing import Any
 
 from rollouts.picker.core.answering import DESTINATION, NO_CHANGE, Answer, in_pieces
 from rollouts.picker.core.content import is_dialogue, is_upgrade
-from rollouts.picker.core.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
+from rollouts.picker.core.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, Subset, parse_subset
 from rollouts.picker.core.measure import Ending, ResponseMeter
 from rollouts.picker.core.messages import (
     MAX_HEADER_LIST,
@@ -44,9 +44,9 @@ from rollouts.picker.core.messages import (
     TrailersReply,
 )
 from rollouts.picker.core.messages import Protocol as Modes
-from rollouts.picker.core.ports import BufferBudget, Observer, Routing
+from rollouts.picker.core.ports import BufferBudget, Charge, Observer, Routing
 from rollouts.picker.core.reader import RequestReader
-from rollouts.picker.core.refusals import headers_too_large, immediate, too_large, too_slow
+from rollouts.picker.core.refusals import OVERLOADED, headers_too_large, immediate, too_large, too_slow
 from rollouts.picker.core.restore import NameRestorer
 from rollouts.picker.core.routing import Refusal, Request
 from rollouts.picker.core.wire import metadata_value
@@ -89,7 +89,9 @@ class Exchange:
     __slots__ = (
         "_answer",
         "_budget",
+        "_charge",
         "_headers",
+        "_hint",
         "_keep",
         "_meter",
         "_modes",
@@ -99,7 +101,6 @@ class Exchange:
         "_reader",
         "_restorer",
         "_routing",
-        "_subset",
         "_variant_header",
         "closing",
         "state",
@@ -121,9 +122,10 @@ class Exchange:
         self._variant_header = variant_header
         self._named: tuple[tuple[bytes, bytes], ...] = ()  # what the response's headers are to say
         self._headers: Headers = {}
+        self._hint = b""  # metadata as it came, which takes the least
+        self._charge = Charge(budget)  # of both, while a body is waited for
         self._modes = Modes()
         self._reader: RequestReader | None = None
-        self._subset: object = None
         self._answer: Answer | None = None
         self._meter: ResponseMeter | None = None
         self._restorer: NameRestorer | None = None
@@ -161,7 +163,7 @@ class Exchange:
     def half_closed(self, now: float) -> Iterable[Outgoing]:
         """The peer says that nothing more comes from it: it wanted the destination, and has no response to show."""
         if self.state is State.REQUEST_BODY and self._reader is not None and not self._reader.held.size:
-            self._release()
+            self._reader = None
             return self._without_body(now)
         if self.expects_response:
             self._meter = None
@@ -181,11 +183,17 @@ class Exchange:
         if self._reader is not None:
             self._reader.release()
             self._reader = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what was kept for the decision: a response may last for hours."""
+        self._headers, self._hint = {}, b""
+        self._charge.count(0)
 
     # --- the request ------------------------------------------------------------------------------
 
     def _on_headers(self, message: RequestHeaders, now: float) -> Iterable[Outgoing]:
-        self._hint(message.metadata)
+        self._take_hint(message.metadata)
         if message.too_large:
             return self._refuse(headers_too_large(MAX_HEADER_LIST))
         self._headers, self._modes = message.headers, message.protocol
@@ -196,6 +204,8 @@ class Exchange:
             return self._without_body(now, State.UNBUFFERED)
         if is_upgrade(self._headers) or is_dialogue(self._headers):
             return self._open_ended(now)
+        if not self._charge.count(message.kept + len(self._hint)):
+            return self._refuse(OVERLOADED)
         self._reader = RequestReader(self._headers, self._routing.body_fields, self._budget)
         self.state = State.REQUEST_BODY
         return (HeadersReply(Side.REQUEST),) if mode is not BodyMode.FULL_DUPLEX_STREAMED else ()
@@ -203,13 +213,14 @@ class Exchange:
     def _without_body(self, now: float, state: State = State.ANSWERED, **how: bool) -> tuple[Outgoing, ...]:
         """No body, or none that may be held back: a pod is all there is to choose."""
         self.state = state
-        refused = self._decide(Request(self._headers, subset=parse_subset(self._subset)), now, **how)
+        refused = self._decide(Request(self._headers, subset=self._subset()), now, **how)
         return refused or (self._decided.head(),)
 
     def _open_ended(self, now: float) -> tuple[Outgoing, ...]:
+        upgrade = is_upgrade(self._headers)
         replies = self._without_body(now, State.UNBUFFERED, measurable=False)
         # What follows an upgrade comes after the response, when the picker is gone; a message may come at once.
-        stays = self._keep or not is_upgrade(self._headers)
+        stays = self._keep or not upgrade
         if (
             self.state is State.UNBUFFERED
             and self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED
@@ -223,15 +234,22 @@ class Exchange:
         """Whether the rest of the exchange can do without the picker."""
         return not (self._keep or self._passing or self._meter is not None or self._restorer is not None)
 
-    def _hint(self, metadata: bytes) -> None:
-        hint = metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY) if metadata else None
-        if hint is not None:
-            self._subset = hint
+    def _take_hint(self, metadata: bytes) -> int:
+        """Keep a subset hint in place of the last one, if there is one; by how many bytes it is longer."""
+        if not metadata or metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY) is None:
+            return 0
+        before, self._hint = len(self._hint), metadata
+        return len(metadata) - before
+
+    def _subset(self) -> Subset | None:
+        return parse_subset(metadata_value(self._hint, SUBSET_NAMESPACE, SUBSET_KEY)) if self._hint else None
 
     def _on_body(self, message: RequestBody, now: float) -> Iterable[Outgoing]:
         assert self._reader is not None  # set on entering this state
         if message.metadata:
-            self._hint(message.metadata)
+            longer = self._take_hint(message.metadata)
+            if not self._charge.count(self._charge.size + longer):
+                return self._refuse(OVERLOADED)
         if (refusal := self._reader.feed(message.body)) is not None:
             return self._refuse(refusal)
         if message.end_of_stream:
@@ -247,7 +265,7 @@ class Exchange:
 
     def _body_complete(self, now: float, *, trailers: bool) -> Iterable[Outgoing]:
         assert self._reader is not None  # set on entering this state
-        request = self._reader.finish(parse_subset(self._subset))
+        request = self._reader.finish(self._subset())
         if isinstance(request, Refusal):
             return self._refuse(request)
         self.state = State.ANSWERED
@@ -259,7 +277,7 @@ class Exchange:
 
     def _pass_by(self, reader: RequestReader, now: float) -> Iterable[Outgoing]:
         """There is nothing to find in this body: no reason to hold the rest of it."""
-        request = reader.finish(parse_subset(self._subset))
+        request = reader.finish(self._subset())
         assert isinstance(request, Request)  # why it is not read is known
         if refused := self._decide(request, now):
             return refused
@@ -286,8 +304,8 @@ class Exchange:
                 change = self._reader.change(outcome.target)
             # In one split all targets get the body in one form, or they could not be compared.
             plain = self._reader.decoded and (changed or outcome.split)
-        self._answer = Answer(outcome, self._headers, change, plain)
-        self._subset = None  # a response may last for hours
+        self._answer = Answer.to(outcome, self._headers, change, plain=plain)
+        self._forget()
         if outcome.measured:
             self._meter = ResponseMeter(now)
         if outcome.restored:

@@ -168,10 +168,12 @@ class RequestReader:
         """The body is complete: what it asks for."""
         if self.unread is None and (refusal := self._end()) is not None:
             return refusal
+        headers, self._headers = self._headers, {}  # a response may last for hours
         if self.unread is not None:
-            return Request(self._headers, subset=subset, has_body=True, unread=self.unread)
+            return Request(headers, subset=subset, has_body=True, unread=self.unread)
         try:
-            return self._form_request(subset) if self._form is not None else self._json_request(subset)
+            read = self._form_request if self._form is not None else self._json_request
+            return read(headers, subset)
         except BodyError as error:
             return bad_request(str(error))
 
@@ -191,16 +193,16 @@ class RequestReader:
             return self._not_read(error)
         return None
 
-    def _json_request(self, subset: Subset | None) -> Request:
+    def _json_request(self, headers: Headers, subset: Subset | None) -> Request:
         if self._scanner is None:  # not a byte: what it is for is between client and pod
-            return Request(self._headers, subset=subset)
+            return Request(headers, subset=subset)
         fields, self._opened = self._scanner.fields, self._scanner.opened
         self._scanner = None  # with the text that it has in hand
         model = self._model(fields.get("model"))
         prompt = next((fields[name].start for name in PROMPTS if name in fields), None)
         wanted = {name: field.text() for name, field in fields.items() if name != "model" and field.raw}
         begin = b"" if prompt is None or self._transcoder else self.plain.read(prompt, MAX_PREFIX)
-        return Request(self._headers, model, wanted, begin, subset, has_body=True)
+        return Request(headers, model, wanted, begin, subset, has_body=True)
 
     def _model(self, field: Field | None) -> str:
         """The name, empty where vLLM takes its base model: ``model`` missing, null or empty."""
@@ -213,7 +215,7 @@ class RequestReader:
             raise BodyError('the "model" of the request is too long for a name')
         return field.text()
 
-    def _form_request(self, subset: Subset | None) -> Request:
+    def _form_request(self, headers: Headers, subset: Subset | None) -> Request:
         assert self._form is not None  # the caller checked
         fields = self._form.fields
         model = fields.get("model")
@@ -225,7 +227,7 @@ class RequestReader:
             text = "this pool splits the requests of all models, and this form names none: add a field model"
             unread = Unread(bad_request(text), hidden=False)
         name = "" if model is None else model.text
-        return Request(self._headers, name, wanted, b"", subset, has_body=True, unread=unread)
+        return Request(headers, name, wanted, b"", subset, has_body=True, unread=unread)
 
     # --- another model --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections import deque
 
 from rollouts.picker.core.body import BodyScanner
 from rollouts.picker.core.members import BodyError, JsonType
-from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.ports import BufferBudget, Charge
 from rollouts.picker.core.splicing import splice
 
 __all__ = ["MAX_HELD", "NameRestorer"]
@@ -29,11 +29,10 @@ class NameRestorer:
     What is held counts in the budget of all streams; where that is full, the answer passes unchanged, too.
     """
 
-    __slots__ = ("_budget", "_counted", "_given_up", "_held", "_new", "_sse", "_target")
+    __slots__ = ("_charge", "_given_up", "_held", "_new", "_sse", "_target")
 
     def __init__(self, name: str, target: str, budget: BufferBudget) -> None:
-        self._budget = budget
-        self._counted = 0
+        self._charge = Charge(budget)
         self._new = json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")
         self._target = target
         self._sse = False
@@ -54,7 +53,7 @@ class NameRestorer:
         if not end:
             cut = whole.rfind(b"\n") + 1 if self._sse else 0
             ready, self._held = whole[:cut], whole[cut:]
-            if len(self._held) > MAX_HELD or not self._count(len(self._held)):
+            if len(self._held) > MAX_HELD or not self._charge.count(len(self._held)):
                 self.release()
                 self._given_up = True
                 return whole
@@ -64,18 +63,10 @@ class NameRestorer:
             return self._replace(ready) if end else b""
         return b"".join(map(self._line, ready.splitlines(keepends=True)))
 
-    def _count(self, size: int) -> bool:
-        """Have that many bytes counted, if there is room for them."""
-        used = self._budget.used + size - self._counted
-        if size > self._counted and used > self._budget.total_limit:
-            return False
-        self._budget.used, self._counted = used, size
-        return True
-
     def release(self) -> None:
         """Let go of what is held. Safe to call more than once."""
         self._held = b""
-        self._count(0)
+        self._charge.count(0)
 
     def _line(self, line: bytes) -> bytes:
         start = line.find(b"{")

@@ -17,6 +17,7 @@ from typing import Any
 
 from rollouts.picker.core.messages import (
     MAX_HEADER_LIST,
+    PER_KEPT_LINE,
     PER_LINE,
     BodyMode,
     Headers,
@@ -38,9 +39,6 @@ MAX_STRUCT_DEPTH = 16
 MAX_METADATA = 64 << 10
 """Bytes of the metadata that a subset hint may come in: about three thousand addresses. What is read of it takes many
 times as much."""
-
-_SURELY_SMALL = MAX_HEADER_LIST // (1 + PER_LINE // 2)
-"""Bytes of a ``HeaderMap`` that cannot hold too large a list: a line takes two at least."""
 
 _DEFAULT_PROTOCOL = Protocol()
 _JOINED = {b"cookie": b"; ", b"content-encoding": b", ", b"connection": b", ", b"upgrade": b", "}
@@ -100,13 +98,16 @@ def _fields(data: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int, in
         raise WireError("a field runs over the end of its message")
 
 
-def _headers(data: bytes, start: int, end: int) -> Headers:
-    """``HeaderMap``: the first value of a repeated name wins, but cookies (RFC 9113 8.2.3) and lists are joined.
+def _headers(data: bytes, start: int, end: int) -> tuple[Headers, int, int]:
+    """``HeaderMap``, the bytes of all its names and values, and the number of its lines.
+
+    The first value of a repeated name wins, but cookies (RFC 9113 8.2.3) and lists are joined.
 
     This is ``_fields`` written out twice, because it is the hottest loop of a short request, and once more for
     a header as Envoy writes nearly all: a name and a raw value, all lengths below 128.
     """
     found: Headers = {}
+    total = lines = 0
     data, pos, end = (
         data[start:end],
         0,
@@ -122,6 +123,8 @@ def _headers(data: bytes, start: int, end: int) -> Headers:
                 and data[middle + 1] == stop - middle - 2 < 0x80
             ):
                 name = data[pos + 4 : middle]
+                lines += 1
+                total += size - 4
                 if name not in found:
                     found[name] = data[middle + 2 : stop]
                 elif name in _JOINED:
@@ -156,18 +159,21 @@ def _headers(data: bytes, start: int, end: int) -> Headers:
             pos += size
         if pos != stop:
             raise WireError("a header runs over its end")
+        lines += 1
+        total += len(name) + len(value)
         if name not in found:
             found[name] = value
         elif name in _JOINED:
             found[name] += _JOINED[name] + value
     if b":method" not in found and b":status" not in found:
         return _headers_in_any_case(data, 0, end)
-    return found
+    return found, total, lines
 
 
-def _headers_in_any_case(data: bytes, start: int, end: int) -> Headers:
+def _headers_in_any_case(data: bytes, start: int, end: int) -> tuple[Headers, int, int]:
     """The same for what no proxy of HTTP/2 wrote: NGINX Gateway Fabric sends names as Go spells them."""
     found: Headers = {}
+    total = lines = 0
     for number, kind, begin, stop in _fields(data, start, end):
         if number != 1 or kind != 2:
             continue
@@ -177,39 +183,26 @@ def _headers_in_any_case(data: bytes, start: int, end: int) -> Headers:
                 name = data[at:after].lower()
             elif after > at:
                 value = data[at:after]
+        lines += 1
+        total += len(name) + len(value)
         if name not in found:
             found[name] = value
         elif name in _JOINED:
             found[name] += _JOINED[name] + value
-    return found
+    return found, total, lines
 
 
-def _list_size(data: bytes, start: int, end: int) -> int:
-    """Bytes of the names and values of a ``HeaderMap`` that was read, and ``PER_LINE`` for each line."""
-    total = 0
-    for number, kind, begin, stop in _fields(data, start, end):
-        if number == 1 and kind == 2:
-            name = value = 0
-            for part, _, at, after in _fields(data, begin, stop):
-                if part == 1:
-                    name = after - at
-                elif after > at:
-                    value = after - at
-            total += name + value + PER_LINE
-    return total
-
-
-def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, bool]:
-    """``HttpHeaders``: (headers, end_of_stream, whether they are too large)."""
+def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, bool, int]:
+    """``HttpHeaders``: (headers, end_of_stream, whether they are too large and left out, bytes that they take)."""
     headers: Headers = {}
-    eos = large = False
+    eos, size, lines = False, 0, 0
     for number, kind, value, after in _fields(data, start, end):
         if number == 1 and kind == 2:
-            headers = _headers(data, value, after)
-            large = after - value > _SURELY_SMALL and _list_size(data, value, after) > MAX_HEADER_LIST
+            headers, size, lines = _headers(data, value, after)
         elif number == 3 and kind == 0:
             eos = value != 0
-    return headers, eos, large
+    large = size + lines * PER_LINE > MAX_HEADER_LIST
+    return {} if large else headers, eos, large, size + lines * PER_KEPT_LINE
 
 
 def _http_body(data: bytes, start: int, end: int) -> tuple[bytes, bool]:
@@ -286,10 +279,10 @@ def _decode(data: bytes) -> Incoming | None:
     if which == 5:
         return ResponseBody(*_http_body(data, start, stop))
     if which == 2:
-        headers, eos, large = _http_headers(data, start, stop)
-        return RequestHeaders({} if large else headers, eos, metadata, protocol, large)
+        headers, eos, large, kept = _http_headers(data, start, stop)
+        return RequestHeaders(headers, eos, metadata, protocol, large, kept)
     if which == 3:
-        headers, eos, _ = _http_headers(data, start, stop)
+        headers, eos, *_ = _http_headers(data, start, stop)
         return ResponseHeaders(headers, eos, metadata, protocol)
     if which == 6:
         return RequestTrailers()

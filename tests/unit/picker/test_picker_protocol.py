@@ -1,7 +1,7 @@
 """What comes out of the state machine for every order of messages that Envoy produces."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.measure import Ending
 from rollouts.picker.core.messages import (
     MAX_HEADER_LIST,
+    PER_KEPT_LINE,
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -87,8 +88,23 @@ class Stream:
         return replies
 
 
-def headers(*, eos: bool = False, **extra: Any) -> RequestHeaders:
-    return RequestHeaders({b":method": b"POST", b":path": b"/v1/chat/completions"}, eos, **extra)
+def headers(more: bytes = b"", *, eos: bool = False, **extra: Any) -> RequestHeaders:
+    """``more``: the value of another header."""
+    fields = {b":method": b"POST", b":path": b"/v1/chat/completions"} | ({b"x": more} if more else {})
+    size = sum(map(len, (*fields, *fields.values())))
+    return RequestHeaders(fields, eos, kept=size + PER_KEPT_LINE * len(fields), **extra)
+
+
+KEPT = headers().kept
+"""What the least headers take while a body is waited for."""
+
+
+def hint(*addresses: str) -> bytes:
+    metadata = base_pb2.Metadata()
+    key = "x-gateway-destination-endpoint-subset"
+    metadata.filter_metadata["envoy.lb.subset_hint"].update({key: list(addresses)})
+    data: bytes = metadata.SerializeToString()
+    return data
 
 
 def chunks(body: bytes, size: int, *, eos: bool = True) -> list[RequestBody]:
@@ -316,7 +332,7 @@ def test_a_large_body_leaves_in_small_pieces_that_are_let_go() -> None:
     body = b'{"model":"travelhelper","prompt":"' + b"x" * 1_000_000 + b'"}'
     stream = Stream()
     stream.send(headers(), *chunks(body, 65_536, eos=False))
-    assert stream.budget.used == len(body)
+    assert stream.budget.used == KEPT + len(body)
 
     replies = stream.send(RequestBody(b"", True))
 
@@ -328,7 +344,7 @@ def test_a_large_body_leaves_in_small_pieces_that_are_let_go() -> None:
 
 
 def test_bodies_beyond_the_limits_are_refused_and_give_their_memory_back() -> None:
-    budget = BufferBudget(body_limit=100, total_limit=150)
+    budget = BufferBudget(body_limit=100, total_limit=150 + 2 * KEPT)
     first, second, third = (Stream(budget=budget) for _ in range(3))
     first.send(headers(), RequestBody(b'{"a":"' + b"x" * 80))
 
@@ -507,14 +523,15 @@ def test_headers_beyond_a_limit_are_refused(
 
 
 def test_what_waits_for_its_name_to_be_restored_is_counted_with_the_bodies() -> None:
-    stream = Stream(restored=True, budget=BufferBudget(body_limit=100, total_limit=120))
+    room = KEPT + len(BODY)
+    stream = Stream(restored=True, budget=BufferBudget(body_limit=100, total_limit=room))
     plain = ResponseHeaders({b":status": b"200", b"content-type": b"application/json"})
     stream.send(headers(), *chunks(BODY, 99))
 
-    assert len(stream.send(plain, ResponseBody(b" " * 100))) == 1
-    assert stream.budget.used == 100
+    assert len(stream.send(plain, ResponseBody(b" " * room))) == 1
+    assert stream.budget.used == room
     replies = stream.send(ResponseBody(b" " * 50))
-    assert replies == [BodyReply(Side.RESPONSE, b" " * 150, False)]
+    assert replies == [BodyReply(Side.RESPONSE, b" " * (room + 50), False)]
     assert stream.budget.used == 0
     assert stream.send(ResponseBody(b'{"model":"travel-helper-v2"}', True)) == [
         BodyReply(Side.RESPONSE, b'{"model":"travel-helper-v2"}', True)
@@ -542,3 +559,67 @@ def test_a_response_that_is_cut_short_gives_its_memory_back() -> None:
     stream.exchange.disconnect(9.0)
 
     assert stream.budget.used == 0
+
+
+def test_headers_and_the_hint_count_while_a_body_is_waited_for() -> None:
+    stream = Stream(measured=True)
+    large, first, longer = headers(b"x" * 10_000), hint(POD.address), hint(POD.address, POD.host, "10.0.0.9")
+
+    stream.send(large._replace(metadata=first))
+    assert stream.budget.used == large.kept + len(first)
+    stream.send(RequestBody(BODY[:9], metadata=longer))
+    assert stream.budget.used == large.kept + len(longer) + 9
+    stream.send(RequestBody(BODY[9:20], metadata=first))
+    assert stream.budget.used == large.kept + len(first) + 20
+    stream.send(RequestBody(BODY[20:], True))
+
+    assert stream.exchange.state is State.ANSWERED  # a response may last for hours
+    assert stream.budget.used == 0
+    assert stream.routing.requests[0].subset is not None
+
+
+ENDS: dict[str, Callable[[Stream], object]] = {
+    "the client leaves": lambda stream: stream.exchange.disconnect(9.0),
+    "a local reply comes first": lambda stream: stream.send(OK),
+    "it takes too long": lambda stream: stream.exchange.expire(1.0),
+    "there is no body": lambda stream: list(stream.exchange.half_closed(9.0)),
+    "it is no request": lambda stream: stream.send(RequestBody(b"]", True)),
+    "the pool refuses": lambda stream: stream.send(RequestBody(b'{"model":"busy"}', True)),
+}
+
+
+@pytest.mark.parametrize("sentence", ENDS)
+def test_headers_that_waited_are_given_back(sentence: str) -> None:
+    stream = Stream(measured=True)
+    stream.send(headers(b"x" * 1000, metadata=hint(POD.address)))
+    assert stream.budget.used > 1000
+
+    ENDS[sentence](stream)
+
+    assert stream.budget.used == 0
+
+
+def test_headers_that_would_wait_are_refused_where_there_is_no_room() -> None:
+    budget = BufferBudget(body_limit=100, total_limit=5000)
+    streams = [Stream(budget=budget) for _ in range(5)]
+
+    replies = [stream.send(headers(b"x" * 1200)) for stream in streams]
+    without_body = Stream(budget=budget).send(headers(b"x" * 5000, eos=True))
+
+    refused = [getattr(reply, "details", b"") for (reply,) in replies[2:]]
+    assert [len(reply) for reply in replies] == [0, 0, 1, 1, 1]
+    assert refused == [b"buffers-full"] * 3
+    assert [stream.exchange.closing for stream in streams] == [False, False, True, True, True]
+    assert [refusal.status for refusal in streams[2].told.refusals] == [503]
+    assert isinstance(without_body[0], HeadersReply)  # nothing has to wait
+    assert budget.used == 2 * headers(b"x" * 1200).kept
+
+
+def test_a_hint_that_grows_beyond_what_there_is_room_for_is_refused() -> None:
+    stream = Stream(budget=BufferBudget(body_limit=100, total_limit=KEPT + 300))
+    stream.send(headers(metadata=hint(POD.address)))
+
+    (reply,) = stream.send(RequestBody(b"{", metadata=hint(*["10.0.0.1:8000"] * 20)))
+
+    assert isinstance(reply, ImmediateReply)
+    assert (reply.status, reply.details, stream.budget.used) == (503, b"buffers-full", 0)

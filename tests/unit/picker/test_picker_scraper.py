@@ -138,3 +138,31 @@ async def test_a_bug_of_the_native_data_path_is_a_failed_scrape_and_the_next_one
         await scraper.close()
 
     assert [(log["event"], log["pod"]) for log in logs] == [("scrape_failed", "p0")]
+
+
+class Uncounted(Scheduler):
+    """Cannot say what was sent to a pod, as the native one cannot after a panic, as long as it is told to."""
+
+    broken = True
+
+    def busy(self, address: str) -> bool:
+        if self.broken:
+            raise RuntimeError("a bug in the native data path")
+        return super().busy(address)
+
+
+async def test_a_bug_of_the_native_data_path_ends_no_scraping(pod: FakePod) -> None:
+    scheduler = Uncounted()
+    _, scraper = make(pod, scheduler)
+    (state,) = scheduler.candidates(None)
+    try:
+        with capture_logs() as logs:
+            for waiting in (4, 5):
+                pod.metrics = f"vllm:num_requests_waiting {waiting}\n"
+                scraper.tick(waiting * 1e9)
+                await eventually(lambda: not scraper._tasks)
+        assert state.load.waiting == 5
+    finally:
+        await scraper.close()
+
+    assert [log["event"] for log in logs] == ["busy_pods_unknown"]  # once

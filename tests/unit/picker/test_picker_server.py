@@ -1,6 +1,7 @@
 """The gRPC shell, driven over a real connection."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rollouts.picker.core.objects import PoolName
-from rollouts.picker.core.routing import Request
+from rollouts.picker.core.routing import Request, Router
+from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.credentials import self_signed_credentials, self_signed_pair
 from rollouts.picker.datapath import DataPath
 from rollouts.picker.filesource import FileSource, ObjectsUnreadable, load_objects
 from rollouts.picker.main import Picker, PickerConfig
+from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.native_server import NativeServer
+from rollouts.picker.server import PickerServer
 
 BODY = b'{"model":"travelhelper","messages":[]}'
 
@@ -450,3 +454,34 @@ async def test_kept_streams_end_with_the_response(tmp_path: Path, objects: Any, 
     kinds = [reply.WhichOneof("response") for reply in (*first, *rest)]
     assert kinds == ["request_headers", "request_body", "response_headers", "response_body"]
     assert rest[1].response_body.response.body_mutation.streamed_response.body == b"answer"
+
+
+class Talk:
+    """What grpc.aio gives who serves a stream; notes who else has the last message when the next is asked for."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self._messages = [bytearray(message) for message in messages]
+        self._last: bytes | None = None
+        self.held: list[int] = []
+
+    async def read(self) -> Any:
+        if self._last is not None:
+            self.held.append(sys.getrefcount(self._last) - 2)
+        self._last = bytes(self._messages.pop(0)) if self._messages else None
+        return grpc.aio.EOF if self._last is None else self._last
+
+    async def write(self, reply: bytes) -> None:
+        pass
+
+
+async def test_the_last_message_is_let_go_of_while_the_next_one_is_waited_for() -> None:
+    head, tail = request()
+    tail.request_body.end_of_stream = False
+    stranger = ext_proc.ProcessingRequest()
+    stranger.metadata_context.filter_metadata["x"].update({"y": "z" * 1000})
+    talk = Talk(*(message.SerializeToString() for message in (head, tail, stranger)))
+    router = Router(Scheduler())
+
+    await PickerServer(router, PickerMetrics(router))._process(None, talk)
+
+    assert talk.held == [0, 0, 0]

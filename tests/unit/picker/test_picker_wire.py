@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from rollouts.picker.core import encoding, wire
 from rollouts.picker.core.encoding import _size
 from rollouts.picker.core.messages import (
+    MAX_HEADER_LIST,
+    PER_KEPT_LINE,
+    PER_LINE,
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -66,8 +69,10 @@ def test_headers_are_read(
     message.protocol_config.request_body_mode, message.protocol_config.response_body_mode = modes
     message.attributes["x"].fields["number"].number_value = 1.5
 
-    kind = ResponseHeaders if response else RequestHeaders
-    assert wire.decode(message.SerializeToString()) == kind(headers, eos, b"", Protocol(*modes))
+    size = sum(map(len, (*headers, *headers.values()))) + PER_KEPT_LINE * len(headers)
+    parts = headers, eos, b"", Protocol(*modes)
+    wanted = ResponseHeaders(*parts) if response else RequestHeaders(*parts, kept=size)
+    assert wire.decode(message.SerializeToString()) == wanted
 
 
 def test_names_are_read_in_any_case_and_lists_in_several_lines() -> None:
@@ -155,7 +160,20 @@ def test_a_header_of_nothing_is_read_wherever_it_stands(behind: bytes) -> None:
 
     got = wire.decode(b"\x12" + bytes((len(part),)) + part)
 
-    assert got == RequestHeaders({b":method": b"G", b"": b""}, bool(behind))
+    assert got == RequestHeaders({b":method": b"G", b"": b""}, bool(behind), kept=8 + 2 * PER_KEPT_LINE)
+
+
+@pytest.mark.parametrize("response", [False, True])
+@pytest.mark.parametrize("more", [0, 1])
+def test_headers_beyond_a_limit_are_left_out(response: bool, more: int) -> None:
+    first = b":status" if response else b":method"
+    size = MAX_HEADER_LIST - 2 * PER_LINE - len(first) - len(b"200x") + more
+    headers = {first: b"200", b"x": b"v" * size}
+
+    got = wire.decode(request_headers(headers, False, response=response, raw=True).SerializeToString())
+
+    assert isinstance(got, RequestHeaders | ResponseHeaders)
+    assert got.headers == ({} if more else headers)
 
 
 BROKEN_HEADERS = {
