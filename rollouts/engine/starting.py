@@ -361,10 +361,12 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
         ready, name = obs.ready(lent.identity), lent.identity.name
         why = pods_missed(draft, lent)
         message = f"{name} gets the pods back that it gave: {ready} of {whole(lent)} are Ready"
+        for part in lent.companions:
+            message += f", {obs.ready(part.identity)} of {whole(part)} of {part.identity.name}"
         message += f"; {why}" if why else ""
         return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=message)
     quick = draft.status.current is not None and draft.status.current.skip_gates
-    asked = first_reach(draft, FULL if quick else first_weight(draft.spec.canary.steps))
+    asked = first_reach(draft, identity, FULL if quick else first_weight(draft.spec.canary.steps))
     short = shortage(draft, identity, asked)
     if short is not None:
         return short

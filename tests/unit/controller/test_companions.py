@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.controller import draining
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import Attempt, AttemptCapacity, CompanionCapacity
-from rollouts.engine.observation import Blocker
+from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.rollout_spec import Capacity, PodCount
+from rollouts.engine.rollout_status import (
+    CompanionScale,
+    Drain,
+    RolloutStatus,
+    ScaleDown,
+    StableScale,
+)
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.loads import KnownLoads
 from tests.unit.controller.test_workloads import GROUP, V1, V2, Busy, Cluster
 
 P1, P2 = (Identity(kind="InferencePool", group=GROUP, name=name) for name in ("p1", "p2"))
@@ -233,3 +243,53 @@ def test_without_workloads_to_scale_nobody_looks_for_companions() -> None:
     made.caches.capacity_kinds = ()
 
     assert found(made)["v2"] == {}
+
+
+def giving(made: Cluster, loads: KnownLoads) -> dict[Identity, WorkloadView]:
+    """What is seen while stable, v1 with p1, gives pods to v2 with p2."""
+    given = CompanionScale(identity=P1, full=2, wanted=1, most=3)
+    lent = StableScale(identity=V1, full=2, wanted=1, most=3, companions=(given,))
+    drains = tuple(
+        Drain(identity=arm, replicas=2, to=1, since=datetime(2026, 1, 1, tzinfo=UTC)) for arm in (V1, P1)
+    )
+    rolled = parsed(stable_scale=lent, drains=drains)
+    assert rolled.spec is not None
+    capacity = replace(
+        rolled.spec.canary.capacity or Capacity(), min_stable=PodCount(number=1), max_surge=PodCount(number=1)
+    )
+    rolled = replace(rolled, spec=replace(rolled.spec, canary=replace(rolled.spec.canary, capacity=capacity)))
+    drained = PodDrains(made.client, made.caches, made.clock, loads)
+    return WorkloadViews(made.caches, loads, {}, drained).views(rolled, V2)
+
+
+def test_a_companion_whose_picker_picks_elsewhere_cannot_be_drained() -> None:
+    made, loads = cluster(p1={"of": "v1"}, p2={"of": "v2"}), KnownLoads()
+    loads.unlisted_why = "it does not pick among its pods"
+    seen = giving(made, loads)
+
+    assert seen[P1].drain == NotControllable("it does not pick among its pods")
+    assert not isinstance(seen[V1].drain, NotControllable), "its pool is what the gateway goes by"
+
+
+def test_a_route_to_a_companions_own_pool_is_its_versions_way_to_it() -> None:
+    made = cluster(p1={"of": "v1"}, p2={"of": "v2"})
+    made.put(
+        kinds.HTTP_ROUTE,
+        "inside",
+        spec={
+            "rules": [{"backendRefs": [{"group": GROUP, "kind": "InferencePool", "name": "p1", "weight": 1}]}]
+        },
+    )
+
+    assert giving(made, KnownLoads())[P1].used_by == ""
+
+
+def test_pods_of_versions_with_companions_are_spared_for_longer() -> None:
+    pair = CompanionCapacity(stable=P1, canary=P2)
+    current = Attempt(canary=revision_of(V2, ""), capacity=AttemptCapacity(companions=(pair,)))
+    runs = parsed(current=current)
+    lost = parsed(scale_downs=(ScaleDown(identity=V2), ScaleDown(identity=P2, of=V2)))
+
+    assert all(draining._works_in_two_places(runs, arm) for arm in (V1, V2, P1, P2))
+    assert [draining._works_in_two_places(lost, arm) for arm in (V1, V2, P2)] == [False, True, True]
+    assert not draining._works_in_two_places(parsed(), V1)
