@@ -21,7 +21,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, RolloutSpec
 from rollouts.engine.steps import weight_at
 from rollouts.objects.accelerators import of_replica
-from rollouts.objects.companions import Belongs, belongs, companions_of
+from rollouts.objects.companions import Belongs, belongs, companions_of, within
 from rollouts.objects.fields import dict_at
 from rollouts.objects.pools import read_pool
 from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
@@ -60,6 +60,7 @@ def companions_in(
     policy, target = spec.canary.capacity, spec.target.name
     pools = [one for one in objects if one.get("kind") == "InferencePool"]
     said = [one for one in map(belongs, pools) if one is not None]
+    said += [one for pool in pools for one in within(pool)]
     listed = policy.companions if policy is not None else ()
     found = companions_of(
         target, said, [Belongs(pool=one.pool, of=one.of or target, role=one.role) for one in listed]
@@ -92,11 +93,18 @@ def accelerators_of(rollout: Object, objects: Sequence[Object]) -> int:
 
 
 def _gpus(name: Any, objects: Sequence[Object]) -> int:
-    pools = [
-        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == name
+    own, _, role = str(name).partition("/")
+    named = [
+        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == own
     ]
+    there = [pool.role(role) if role else pool for pool in named]
     workloads = [one for one in objects if one.get("kind") in WORKLOADS]
-    found = (of_replica(one) for one in workloads for pool in pools if makes_pods_of(pod_labels(one), pool))
+    found = (
+        of_replica(one)
+        for one in workloads
+        for pool in there
+        if pool and makes_pods_of(pod_labels(one), pool)
+    )
     return next((count for count in found if count), 0)
 
 

@@ -8,9 +8,17 @@ from typing import Any
 
 from rollouts.api.references import listed_companions, serving_pools
 from rollouts.engine.rollout_spec import WarmUp
-from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL, Belongs, belongs, companions_of
+from rollouts.objects.companions import (
+    ROLE_LABEL,
+    WITH_LABEL,
+    Belongs,
+    belongs,
+    companions_of,
+    roles_hint,
+    within,
+)
 from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
-from rollouts.objects.pools import read_pool
+from rollouts.objects.pools import ROLES_ANNOTATION, Pool, read_pool, read_roles
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
     AUTOSCALER,
@@ -65,13 +73,18 @@ def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) 
     said = [
         one for one in (belongs(pool) for pool in objects if pool.get("kind") == _POOL) if one is not None
     ]
+    said += [one for pool in objects if pool.get("kind") == _POOL for one in within(pool)]
     yield from _of_companions(rollout, said)
     names |= {one.pool for one in said if one.of in names}
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
-            yield from _of_pool(
-                pool, workloads, [one for one in objects if one.get("kind") == AUTOSCALER.kind]
-            )
+            scalers = [one for one in objects if one.get("kind") == AUTOSCALER.kind]
+            read = read_pool(dict(pool))
+            others = (read.role(role) for role in (read.roles.others if read.roles is not None else ()))
+            yield from _of_roles(pool)
+            for part in (read, *others):
+                if part is not None:
+                    yield from _of_pool(pool, part, workloads, scalers)
 
 
 def _of_companions(rollout: Object, said: Sequence[Belongs]) -> Iterator[WorkloadFault]:
@@ -121,15 +134,27 @@ def workloads_among(objects: Sequence[Object]) -> list[Object]:
     return list(found.values())
 
 
+def _of_roles(pool: Object) -> Iterator[WorkloadFault]:
+    """An annotation that nobody can read is as if there were none."""
+    said = text_of(map_of(metadata_of(pool).get("annotations")).get(ROLES_ANNOTATION))
+    if said and read_roles(pool) is None:
+        yield WorkloadFault(
+            bad=True,
+            text=f"{_POOL} {_name(pool)}: {ROLES_ANNOTATION}: {said:.120} names no roles",
+            fix="write LABEL=VALUE,VALUE, as llm-d.ai/role=decode,prefill: first that of the pods that get requests",
+            about=pool,
+        )
+
+
 def _of_pool(
-    pool: Object, workloads: Sequence[Object], autoscalers: Sequence[Object]
+    pool: Object, read: Pool, workloads: Sequence[Object], autoscalers: Sequence[Object]
 ) -> Iterator[WorkloadFault]:
-    read = read_pool(dict(pool))
     makers = [one for one in workloads if makes_pods_of(pod_labels(one), read)]
-    asked = text_of(map_of(metadata_of(pool).get("annotations")).get(WORKLOAD_ANNOTATION))
+    annotations = map_of(metadata_of(pool).get("annotations")) if read.name == _name(pool) else {}
+    asked = text_of(annotations.get(WORKLOAD_ANNOTATION))
     chosen = [one for one in makers if not asked or _reference(one) == asked]
     if workloads and not makers:
-        text = f"{_POOL} {_name(pool)}: no workload has a Pod template that matches its selector"
+        text = f"{_POOL} {read.name}: no workload has a Pod template that matches its selector"
         yield WorkloadFault(bad=True, text=text, fix="correct the labels of the template", about=pool)
     elif asked and not chosen:
         text = f"{_POOL} {_name(pool)}: {WORKLOAD_ANNOTATION}: {asked:.120} names no workload whose pods are the pool's"
@@ -138,8 +163,9 @@ def _of_pool(
         )
     elif len(chosen) > 1:
         both = " and ".join(_what(one) for one in chosen[:2])
-        text = f"{_POOL} {_name(pool)}: several workloads make its pods: {both}"
+        text = f"{_POOL} {read.name}: several workloads make its pods: {both}"
         fix = f"choose one with the annotation {WORKLOAD_ANNOTATION}: {_reference(chosen[0])} on the pool"
+        fix += roles_hint([pod_labels(one) for one in chosen])
         yield WorkloadFault(bad=True, text=text, fix=fix, about=pool)
     for one in chosen:
         yield from _of_workload(one, autoscalers)

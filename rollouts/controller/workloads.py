@@ -22,7 +22,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.accelerators import accelerators
-from rollouts.objects.companions import belongs
+from rollouts.objects.companions import belongs, roles_hint
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
@@ -136,9 +136,11 @@ def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
         return _unknown(
             f"no {kinds} has a Pod template that matches the selector of {pool.name}: correct its labels"
         )
+    labels = [caches.template_labels(pool.namespace, one) for one in found]
+    hint = roles_hint(labels)
     return _unknown(
         f"several workloads make pods of {pool.name}: {_names(found)}; choose one with the annotation "
-        f"{WORKLOAD_ANNOTATION} on the pool"
+        f"{WORKLOAD_ANNOTATION} on the pool{hint}"
     )
 
 

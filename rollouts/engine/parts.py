@@ -65,16 +65,17 @@ class Part:
         return own if self.role is None else companion_pods(own, self.stable, self.lead)
 
     def least(self, weight: Weight, policy: Capacity) -> int:
-        """Ready pods that are enough for the weight itself."""
+        """Ready pods that are enough for the weight itself; for all of it all that are asked for: they fit then."""
         if self.role is None:
             return pods_for(weight, self.stable, policy)
-        return share_pods(weight, self.stable, policy)
+        return share_pods(weight, self.stable, policy) if weight < FULL else self.needed(weight, policy)
 
     def carried(self, pods: int, policy: Capacity) -> Weight:
         """The highest weight for which so many Ready pods are enough."""
         if self.role is None:
             return carried(pods, self.stable, policy)
-        return companion_carries(pods, self.stable, policy)
+        found = companion_carries(pods, self.stable, policy)
+        return found if pods >= self.needed(FULL, policy) else min(found, Weight(FULL - 1))
 
     def needs_room(self, weight: Weight, policy: Capacity) -> bool:
         """Whether what the step asks for fits only where stable, which may give some, does."""
