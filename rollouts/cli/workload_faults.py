@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.references import listed_companions, serving_pools
-from rollouts.engine.rollout_spec import WarmUp
+from rollouts.engine.rollout_spec import Capacity, WarmUp
 from rollouts.objects.companions import (
     ROLE_LABEL,
     WITH_LABEL,
@@ -62,20 +62,26 @@ class WorkloadFault:
     path: tuple[str | int, ...] = ()
 
 
-def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) -> Iterator[WorkloadFault]:
-    """Of the pools that the Rollout names, as far as they are among the objects. Nothing without ``capacity``.
+def workload_faults(
+    rollout: Object, policy: Capacity | None, objects: Sequence[Object]
+) -> Iterator[WorkloadFault]:
+    """Of the pools that the Rollout names, as far as they are among the objects. Nothing without a ``policy``, which
+    may be that of a shared strategy.
 
     Objects have their kind; namespaces are the caller's to have looked at.
     """
-    if not capacity:
+    if policy is None:
         return
+    target = text_at(rollout, "spec", "target", "pool", "name")
+    listed = [Belongs(pool=one.pool, of=one.of or target, role=one.role) for one in policy.companions]
     workloads, names = workloads_among(objects), serving_pools(rollout)
     said = [
         one for one in (belongs(pool) for pool in objects if pool.get("kind") == _POOL) if one is not None
     ]
     said += [one for pool in objects if pool.get("kind") == _POOL for one in within(pool)]
-    yield from _of_companions(rollout, said)
-    names |= {one.pool for one in said if one.of in names}
+    yield from _of_companions(rollout, said, listed)
+    yield from _missing(rollout, listed, {_name(pool) for pool in objects if pool.get("kind") == _POOL})
+    names |= {one.pool for one in (*said, *listed) if one.of in names}
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
             scalers = [one for one in objects if one.get("kind") == AUTOSCALER.kind]
@@ -87,11 +93,12 @@ def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) 
                     yield from _of_pool(pool, part, workloads, scalers)
 
 
-def _of_companions(rollout: Object, said: Sequence[Belongs]) -> Iterator[WorkloadFault]:
+def _of_companions(
+    rollout: Object, said: Sequence[Belongs], listed: Sequence[Belongs]
+) -> Iterator[WorkloadFault]:
     """Pools that work for those of the Rollout's versions: which they are, and that each version has its own."""
     spec, status = map_of(rollout.get("spec")), map_of(rollout.get("status"))
     target, stable = text_at(spec, "target", "pool", "name"), text_at(status, "stable", "name")
-    listed = list(listed_companions(spec))
     found = {name: companions_of(name, said, listed) for name in dict.fromkeys((target, stable)) if name}
     for wrong in (one for one in found.values() if isinstance(one, str)):
         yield WorkloadFault(bad=True, text=wrong, fix="nothing is scaled until then", about=rollout)
@@ -108,6 +115,16 @@ def _of_companions(rollout: Object, said: Sequence[Belongs]) -> Iterator[Workloa
             "capacity.with",
             about=rollout,
         )
+
+
+def _missing(rollout: Object, listed: Sequence[Belongs], there: Collection[str]) -> Iterator[WorkloadFault]:
+    """Pools that a shared strategy lists and that are not there; those of the Rollout itself are its references."""
+    own = {one.pool for one in listed_companions(map_of(rollout.get("spec")))}
+    for one in listed:
+        if there and one.pool not in there and one.pool not in own:
+            text = f"{_POOL} {one.pool}, which belongs to {one.of} by the shared capacity.with, is not there"
+            fix = "create it, or take it out: nothing is scaled until then"
+            yield WorkloadFault(bad=True, text=text, fix=fix, about=rollout)
 
 
 def prompt_faults(

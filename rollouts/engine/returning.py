@@ -28,6 +28,7 @@ __all__ = [
     "STARTING",
     "Lent",
     "begin_return",
+    "binds",
     "pods_missed",
     "ready_of",
     "shortfall",
@@ -88,6 +89,14 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
         if (companion := beside.get(part.role)) is not None:
             theirs = min(theirs, companion_carries(draft.obs.ready(companion), part.full, policy))
     return min(Weight(FULL - share), theirs)
+
+
+def binds(draft: Draft, part: Lent) -> bool:
+    """Whether no other kind of stable's pods has a smaller part of them Ready."""
+    lent = draft.status.stable_scale
+    parts = lent.parts if lent is not None else ()
+    shares = [share_of_ready(draft.obs.ready(one.identity), whole(one)) for one in parts]
+    return share_of_ready(draft.obs.ready(part.identity), whole(part)) <= min(shares, default=FULL)
 
 
 def _companions(draft: Draft, canary: Identity) -> dict[str, Identity]:

@@ -13,13 +13,13 @@ from datetime import timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.capacity import pods_kept
-from rollouts.engine.companions import present, versions_of
+from rollouts.engine.companions import companions_in_use, present, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled
-from rollouts.engine.observation import WorkloadView
+from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.parts import role_of
 from rollouts.engine.reasons import Reason
-from rollouts.engine.returning import Lent, whole
+from rollouts.engine.returning import Lent, binds, whole
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import CompanionScale, StableScale
 from rollouts.engine.versions import Identity
@@ -177,11 +177,23 @@ def _others(draft: Draft, part: Lent) -> Mapping[Identity, Identity]:
         canary = current.canary.identity
         if not isinstance(part, CompanionScale):
             found[canary] = canary
-        elif current.capacity is not None:
-            found |= {one.canary: canary for one in current.capacity.companions if one.role == part.role}
+        else:
+            in_use = companions_in_use(draft).items()
+            found |= {
+                arm: canary for arm, role in in_use if role == part.role and arm not in _of_stable(draft)
+            }
     found |= _lost(draft, part)
     found.pop(part.identity, None)
     return found
+
+
+def _of_stable(draft: Draft) -> set[Identity]:
+    """Companions of stable, as it gave pods of them, and as they are named now."""
+    lent, stable = draft.status.stable_scale, draft.status.stable
+    said = draft.obs.companions.get(stable.identity, ()) if stable is not None else ()
+    named = () if isinstance(said, Blocker) else said
+    found = {one.identity for one in named}
+    return found | {one.identity for one in lent.companions} if lent is not None else found
 
 
 def _lost(draft: Draft, part: Lent) -> dict[Identity, Identity]:
@@ -248,5 +260,6 @@ def _carries(draft: Draft, version: Identity, known: Lent) -> int:
     if isinstance(known, CompanionScale):
         policy = replace(policy, min_replicas=1)
     kept = pods_kept(max(shares, default=ZERO), known.full, policy)
-    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``).
-    return min(kept, max(known.most - known.ready - 1, 0))
+    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``), of the
+    # kind that keeps traffic from it; the others follow its share.
+    return min(kept, max(known.most - known.ready - 1, 0)) if binds(draft, known) else kept

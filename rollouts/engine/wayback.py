@@ -15,6 +15,7 @@ from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import pods_missed, ready_of, way_limit, whole
 from rollouts.engine.rollout_status import WayBack
+from rollouts.engine.stopping import not_started
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight, format_weight
 
@@ -202,10 +203,11 @@ def _say_kept(draft: Draft, record: WayBack, kept: Weight) -> None:
 
 def unable(draft: Draft, arm: Identity) -> str:
     """Why stable is given no weight, in words: nobody would answer."""
-    view = draft.obs.pools.get(arm)
+    view, why = draft.obs.pools.get(arm), not_started(draft, arm)
     if view is not None and view.troubles:
-        return f"STABLE {arm.name} GETS NO REQUESTS ({view.troubles[0].message}): weights stay as they are until then"
-    return f"STABLE {arm.name} HAS NO READY ENDPOINT: weights stay as they are until it has one"
+        said = view.troubles[0].message
+        return f"STABLE {arm.name} GETS NO REQUESTS ({said}): weights stay as they are until then{why}"
+    return f"STABLE {arm.name} HAS NO READY ENDPOINT: weights stay as they are until it has one{why}"
 
 
 def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteReason, limit: Weight) -> None:
