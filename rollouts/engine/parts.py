@@ -65,9 +65,7 @@ class Part:
         return own if self.role is None else companion_pods(own, self.stable, self.lead)
 
     def least(self, weight: Weight, policy: Capacity) -> int:
-        """Ready pods that are enough for the weight itself; for all of it all that are asked for: they fit then."""
-        if self.role is None:
-            return pods_for(weight, self.stable, policy)
+        """Ready pods of a companion that are enough for the weight itself; for all of it all that are asked for."""
         return share_pods(weight, self.stable, policy) if weight < FULL else self.needed(weight, policy)
 
     def carried(self, pods: int, policy: Capacity) -> Weight:

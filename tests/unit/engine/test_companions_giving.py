@@ -245,6 +245,21 @@ def test_an_autoscaler_of_decode_leaves_both_and_says_so_of_both() -> None:
     assert any("prefill-v1 keeps 2 of 4 replicas: v1 does" in words for words in said)
 
 
+def test_a_companion_that_gave_none_is_not_said_to_be_left() -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=4)))
+    walked(made, 4, 12, 8)
+    made.say("promote")
+    while made.status.stable_scale is None:
+        walked(made, 1, 12, 8)
+    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
+    to(made, "v1")
+    made.advance(6)
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any("v1 keeps" in words for words in said)
+    assert not any("prefill-v1" in words for words in said)
+
+
 def test_capacity_taken_out_gives_both_back_at_once() -> None:
     made = at_half()
     edit(made, None)
