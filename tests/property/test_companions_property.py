@@ -25,7 +25,7 @@ from tests.kit.fleet import Fleet
 from tests.kit.walking import ARMS, Walking
 from tests.kit.world import World, background, pause, pool, spec, weight
 
-WALKS, STEPS = 40, 40
+WALKS, STEPS = 50, 40
 MORE = int(os.environ.get("COMPANION_WALKS", "1500"))
 ROLES = ("prefill", "encode")
 BESIDE = {arm: {role: pool(f"{role}-{arm.name}") for role in ROLES} for arm in ARMS}
