@@ -84,7 +84,8 @@ def _companions(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
     pairs = map(map_of, list_of(map_of(status.get("capacity")).get("companions")))
     paired = (one.get(arm) for one in pairs for arm in ("stable", "canary"))
     kept = (one for past in list_of(status.get("history")) for one in list_of(map_of(past).get("companions")))
-    for one in (*paired, *kept, *list_of(status.get("scaleDowns"))):
+    gave = list_of(map_of(status.get("stableScale")).get("companions"))
+    for one in (*paired, *kept, *gave, *list_of(status.get("scaleDowns"))):
         for name in _name(one):
             yield POOL_KIND, name
     for listed in listed_companions(spec):

@@ -16,6 +16,7 @@ from rollouts.api.former import understood
 from rollouts.engine.attempt import ApprovalRecord, Attempt, CompanionCapacity, PinnedStrategy
 from rollouts.engine.rollout_status import (
     AcceleratorUse,
+    CompanionScale,
     Condition,
     Drain,
     EntryRef,
@@ -93,7 +94,16 @@ _STATUS = Record(
         Record(
             StableScale,
             models.StableScaleModel,
-            of=[Record(Identity, models.StableScaleModel, whole=True)],
+            of=[
+                Record(Identity, models.StableScaleModel, whole=True),
+                Record(
+                    CompanionScale,
+                    models.CompanionScaleModel,
+                    of=[Record(Identity, models.CompanionScaleModel, whole=True)],
+                    inline="identity",
+                    whole=True,
+                ),
+            ],
             inline="identity",
             whole=True,
         ),

@@ -184,6 +184,8 @@ class CompanionCapacityModel(ApiModel):
     """Ready pods of the canary's."""
     pending: Number = 0
     """Its pods that no node has room for yet."""
+    stable_ready: Number = 0
+    """Ready pods of stable's at the start."""
 
 
 class AttemptCapacityModel(ApiModel):
@@ -283,6 +285,37 @@ class ReturnProgressModel(ApiModel):
     """Replicas and pods of what makes room, the fewest so far."""
 
 
+class CompanionScaleModel(ApiModel):
+    """The workload of one of stable's companions while stable gives pods: as `stableScale` has stable's own."""
+
+    kind: Short
+    """InferencePool."""
+    group: Short = ""
+    """API group of the pool."""
+    name: Filled
+    """Name of the pool."""
+    source: Source = ""
+    """Empty: only pools have workloads of their own."""
+    role: Short = ""
+    """What tells several companions of a version apart."""
+    full: KeptNumber
+    """Its replicas at the start, which it gets back unless it is replaced."""
+    wanted: KeptNumber
+    """Replicas that its workload is given: stored before it is scaled."""
+    most: KeptNumber
+    """Pods of the companions of this role of all versions together."""
+    reached: bool = False
+    """Its workload was seen with them: another number later is somebody else's doing."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When what somebody else wrote was restored."""
+    ready: Number = 0
+    """Its Ready pods."""
+    pending: Number = 0
+    """Its pods that no node has room for yet."""
+    ready_at_start: Number = 0
+    """Its Ready pods before it gave any; 0: all of `full`."""
+
+
 class StableScaleModel(ApiModel):
     """Stable's workload, from when it is to have fewer replicas than at the start until it has them again."""
 
@@ -320,6 +353,8 @@ class StableScaleModel(ApiModel):
     """While the canary keeps traffic that stable has no pods for."""
     blocked: Said = ""
     """Why all traffic goes back at once although the policy says otherwise."""
+    companions: Annotated[list[CompanionScaleModel], Field(max_length=8)] = Field(default=[])
+    """Its companions, which give pods with it, by role."""
 
 
 class AcceleratorUseModel(ApiModel):

@@ -39,7 +39,7 @@ def workload_findings(
         ]
         policy = parsed.spec.canary.capacity if parsed.spec is not None else None
         warm_up = policy.warm_up if policy is not None else None
-        for fault in (*workload_faults(rollout, scales, near), *prompt_faults(warm_up, rollout, near)):
+        for fault in (*workload_faults(rollout, policy, near), *prompt_faults(warm_up, rollout, near)):
             make = problem if fault.bad else hint
             number, path = where[id(fault.about)]
             yield at_document(make(name_of(rollout), f"{fault.text}: {fault.fix}", rule=_RULE), number, path)

@@ -11,17 +11,17 @@ from rollouts.cli.plan_table import spoken
 from rollouts.engine.capacity import (
     companion_infeasible,
     companion_pods,
+    enough_surge,
     infeasible,
     least_stable,
     most_pods,
-    needs_room,
     pods_for,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, RolloutSpec
 from rollouts.engine.steps import weight_at
 from rollouts.objects.accelerators import of_replica
-from rollouts.objects.companions import Belongs, belongs, companions_of
+from rollouts.objects.companions import Belongs, belongs, companions_of, within
 from rollouts.objects.fields import dict_at
 from rollouts.objects.pools import read_pool
 from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
@@ -60,6 +60,7 @@ def companions_in(
     policy, target = spec.canary.capacity, spec.target.name
     pools = [one for one in objects if one.get("kind") == "InferencePool"]
     said = [one for one in map(belongs, pools) if one is not None]
+    said += [one for pool in pools for one in within(pool)]
     listed = policy.companions if policy is not None else ()
     found = companions_of(
         target, said, [Belongs(pool=one.pool, of=one.of or target, role=one.role) for one in listed]
@@ -80,7 +81,7 @@ def pods_at_steps(spec: RolloutSpec, stable: int) -> list[PodsAt]:
     for index in range(len(steps) + 1):
         weight = weight_at(steps, index)
         canary = max(canary, pods_for(weight, stable, capacity))
-        kept = stable if most is None else min(stable, max(most - canary, least_stable(stable, capacity)))
+        kept = _kept(canary, stable, capacity)
         spare = None if most is None else max(most - canary - kept, 0)
         found.append(PodsAt(step=index, weight=weight, canary=canary, stable=kept, spare=spare))
     return found
@@ -92,11 +93,18 @@ def accelerators_of(rollout: Object, objects: Sequence[Object]) -> int:
 
 
 def _gpus(name: Any, objects: Sequence[Object]) -> int:
-    pools = [
-        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == name
+    own, _, role = str(name).partition("/")
+    named = [
+        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == own
     ]
+    there = [pool.role(role) if role else pool for pool in named]
     workloads = [one for one in objects if one.get("kind") in WORKLOADS]
-    found = (of_replica(one) for one in workloads for pool in pools if makes_pods_of(pod_labels(one), pool))
+    found = (
+        of_replica(one)
+        for one in workloads
+        for pool in there
+        if pool and makes_pods_of(pod_labels(one), pool)
+    )
     return next((count for count in found if count), 0)
 
 
@@ -128,11 +136,11 @@ def capacity_lines(
     )
     yield f"Capacity: canary pods {pods}; with stable's {most} at most{gives}."
     for one in counted:
-        with_it = ", ".join(
-            f"{companion_pods(rises[weight].canary, one.pods or 0, stable)} at {format_weight(weight)}"
-            for weight in sorted(rises)
-        )
-        yield f"With it: {one.name} {with_it}, beside {one.pods} of stable's."
+        beside_it = {weight: _with_it(one, rises[weight], stable, capacity) for weight in sorted(rises)}
+        with_it = ", ".join(f"{pods} at {format_weight(weight)}" for weight, (pods, _) in beside_it.items())
+        least = min(kept for _, kept in beside_it.values())
+        less = f", which keeps {least} of them" if least < (one.pods or 0) else ""
+        yield f"With it: {one.name} {with_it}, beside {one.pods} of stable's{less}."
     if (warm := capacity.warm_up) is not None:
         yield f"Warm-up: each pod answers {warm.requests} requests before it counts, {warm.concurrency} at a time."
     if gives:
@@ -152,18 +160,31 @@ def _unknown(beside: Sequence[Beside]) -> Iterator[str]:
 
 
 def _not_beside(stable: int, capacity: Capacity, beside: Sequence[Beside]) -> str:
-    """Why a version with companions would wait: stable gives none of its pods, nor of theirs."""
+    """Why a version with companions would wait."""
     lead = pods_for(FULL, stable, capacity)
-    if needs_room(lead, stable, capacity):
-        why = "stable gives no pods where versions have companions"
-        return f"{Reason.DRAIN_NOT_CONTROLLABLE}: {why}: set maxSurge to {lead}"
     needs = {one.name: companion_pods(lead, one.pods or 0, stable) for one in beside}
+    enough = enough_surge(lead, capacity.min_replicas, stable, capacity)
     for one in beside:
-        enough = max(lead, *needs.values())
-        wrong = companion_infeasible(needs[one.name], one.pods or 0, capacity, enough)
+        needed = needs[one.name]
+        enough = max(enough, enough_surge(needed, min(needed, 1), one.pods or 0, capacity))
+    for one in beside:
+        wrong = companion_infeasible(lead, stable, one.pods or 0, capacity, enough)
         if wrong is not None:
             return f"{Reason.CAPACITY_INFEASIBLE}: {one.name}: {wrong}"
     return ""
+
+
+def _kept(needed: int, stable: int, capacity: Capacity) -> int:
+    """Pods of stable's beside so many of the canary's, of one kind: fewer only where there is no other room."""
+    most = most_pods(stable, capacity)
+    return stable if most is None else min(stable, max(most - needed, least_stable(stable, capacity)))
+
+
+def _with_it(one: Beside, at: PodsAt, stable: int, capacity: Capacity) -> tuple[int, int]:
+    """Pods of a companion, the canary's and stable's."""
+    pods = one.pods or 0
+    needed = companion_pods(at.canary, pods, stable)
+    return needed, _kept(needed, pods, capacity)
 
 
 def _hours(
@@ -180,17 +201,20 @@ def _hours(
     known = bool(gpus) and all(one.gpus for one in beside)
     unit, times = ("GPU-hours", gpus) if known else ("pod-hours", 1)
 
-    def held(canary: int, kept: int) -> int:
-        """Of so many pods of both versions, with their companions."""
-        works = (
-            (companion_pods(canary, one.pods or 0, stable) + (one.pods or 0), one.gpus) for one in beside
-        )
-        return (canary + kept) * times + sum(pods * (count if known else 1) for pods, count in works)
+    def held(canary: int, kept: int, *, whole: bool = False) -> int:
+        """Of so many pods of both versions, with their companions, of which stable's are ``whole``."""
+        found = (canary + kept) * times
+        for one in beside:
+            pods = one.pods or 0
+            needed = companion_pods(canary, pods, stable)
+            theirs = pods if whole else _kept(needed, pods, capacity)
+            found += (needed + theirs) * (one.gpus if known else 1)
+        return found
 
     hours = sum(taken for _, taken in lasting) / 60.0
     both = sum(held(one.canary, one.stable) * taken for one, taken in lasting) / 60.0
     more = both - held(0, stable) * hours
-    whole = held(pods_for(FULL, stable, capacity), stable) * hours
+    whole = held(pods_for(FULL, stable, capacity), stable, whole=True) * hours
     yield (
         f"{unit[0].upper()}{unit[1:]}: {both:.3g} from the first weight to the end of scaleDown.delay, "
         f"{max(more, 0.0):.3g} of them beyond what stable has anyway (two whole fleets: {whole:.3g})."

@@ -57,17 +57,23 @@ def arm_counts(status: Object) -> Iterator[ArmCount]:
         yield _arm("stable", text_of(lent.get("name")), lent, drains)
     elif capacity:
         yield ArmCount(role="stable", name=stable, note=f"{_number(capacity, 'stableAtStart')} at the start")
+    gave = {text_of(one.get("name")): one for one in items_at(lent, "companions")}
     if not map_of(status.get("aborted")):
         for one in items_at(capacity, "companions"):
-            yield from _companion(one)
+            yield from _companion(one, gave.pop(text_at(one, "stable", "name"), {}), drains)
+    for name, one in gave.items():
+        yield _arm(f"stable's {text_of(one.get('role')) or 'companion'}", name, one, drains)
     for one in items_at(status, "scaleDowns"):
         yield ArmCount(role="lost", name=text_of(one.get("name")), note=text_of(one.get("message")))
 
 
-def _companion(one: Object) -> Iterator[ArmCount]:
-    """The canary's and stable's companions of one role."""
+def _companion(one: Object, gave: Object, drains: Mapping[str, Object]) -> Iterator[ArmCount]:
+    """The canary's and stable's companions of one role; ``gave``: what stable's has while it gives pods."""
     what = text_of(one.get("role")) or "companion"
-    yield _arm(f"canary's {what}", text_at(one, "canary", "name"), one, {})
+    yield _arm(f"canary's {what}", text_at(one, "canary", "name"), one, drains)
+    if gave:
+        yield _arm(f"stable's {what}", text_at(one, "stable", "name"), gave, drains)
+        return
     note = f"{_number(one, 'stableAtStart')} at the start"
     yield ArmCount(role=f"stable's {what}", name=text_at(one, "stable", "name"), note=note)
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.references import listed_companions, serving_pools
-from rollouts.engine.rollout_spec import WarmUp
-from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL, Belongs, belongs, companions_of
+from rollouts.engine.rollout_spec import Capacity, WarmUp
+from rollouts.objects.companions import (
+    ROLE_LABEL,
+    WITH_LABEL,
+    Belongs,
+    belongs,
+    companions_of,
+    roles_hint,
+    within,
+)
 from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
-from rollouts.objects.pools import read_pool
+from rollouts.objects.pools import ROLES_ANNOTATION, Pool, read_pool, read_roles
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
     AUTOSCALER,
@@ -54,31 +62,43 @@ class WorkloadFault:
     path: tuple[str | int, ...] = ()
 
 
-def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) -> Iterator[WorkloadFault]:
-    """Of the pools that the Rollout names, as far as they are among the objects. Nothing without ``capacity``.
+def workload_faults(
+    rollout: Object, policy: Capacity | None, objects: Sequence[Object]
+) -> Iterator[WorkloadFault]:
+    """Of the pools that the Rollout names, as far as they are among the objects. Nothing without a ``policy``, which
+    may be that of a shared strategy.
 
     Objects have their kind; namespaces are the caller's to have looked at.
     """
-    if not capacity:
+    if policy is None:
         return
+    target = text_at(rollout, "spec", "target", "pool", "name")
+    listed = [Belongs(pool=one.pool, of=one.of or target, role=one.role) for one in policy.companions]
     workloads, names = workloads_among(objects), serving_pools(rollout)
     said = [
         one for one in (belongs(pool) for pool in objects if pool.get("kind") == _POOL) if one is not None
     ]
-    yield from _of_companions(rollout, said)
-    names |= {one.pool for one in said if one.of in names}
+    said += [one for pool in objects if pool.get("kind") == _POOL for one in within(pool)]
+    yield from _of_companions(rollout, said, listed)
+    yield from _missing(rollout, listed, {_name(pool) for pool in objects if pool.get("kind") == _POOL})
+    names |= {one.pool for one in (*said, *listed) if one.of in names}
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
-            yield from _of_pool(
-                pool, workloads, [one for one in objects if one.get("kind") == AUTOSCALER.kind]
-            )
+            scalers = [one for one in objects if one.get("kind") == AUTOSCALER.kind]
+            read = read_pool(dict(pool))
+            others = (read.role(role) for role in (read.roles.others if read.roles is not None else ()))
+            yield from _of_roles(pool)
+            for part in (read, *others):
+                if part is not None:
+                    yield from _of_pool(pool, part, workloads, scalers)
 
 
-def _of_companions(rollout: Object, said: Sequence[Belongs]) -> Iterator[WorkloadFault]:
+def _of_companions(
+    rollout: Object, said: Sequence[Belongs], listed: Sequence[Belongs]
+) -> Iterator[WorkloadFault]:
     """Pools that work for those of the Rollout's versions: which they are, and that each version has its own."""
     spec, status = map_of(rollout.get("spec")), map_of(rollout.get("status"))
     target, stable = text_at(spec, "target", "pool", "name"), text_at(status, "stable", "name")
-    listed = list(listed_companions(spec))
     found = {name: companions_of(name, said, listed) for name in dict.fromkeys((target, stable)) if name}
     for wrong in (one for one in found.values() if isinstance(one, str)):
         yield WorkloadFault(bad=True, text=wrong, fix="nothing is scaled until then", about=rollout)
@@ -95,6 +115,16 @@ def _of_companions(rollout: Object, said: Sequence[Belongs]) -> Iterator[Workloa
             "capacity.with",
             about=rollout,
         )
+
+
+def _missing(rollout: Object, listed: Sequence[Belongs], there: Collection[str]) -> Iterator[WorkloadFault]:
+    """Pools that a shared strategy lists and that are not there; those of the Rollout itself are its references."""
+    own = {one.pool for one in listed_companions(map_of(rollout.get("spec")))}
+    for one in listed:
+        if there and one.pool not in there and one.pool not in own:
+            text = f"{_POOL} {one.pool}, which belongs to {one.of} by the shared capacity.with, is not there"
+            fix = "create it, or take it out: nothing is scaled until then"
+            yield WorkloadFault(bad=True, text=text, fix=fix, about=rollout)
 
 
 def prompt_faults(
@@ -121,15 +151,27 @@ def workloads_among(objects: Sequence[Object]) -> list[Object]:
     return list(found.values())
 
 
+def _of_roles(pool: Object) -> Iterator[WorkloadFault]:
+    """An annotation that nobody can read is as if there were none."""
+    said = text_of(map_of(metadata_of(pool).get("annotations")).get(ROLES_ANNOTATION))
+    if said and read_roles(pool) is None:
+        yield WorkloadFault(
+            bad=True,
+            text=f"{_POOL} {_name(pool)}: {ROLES_ANNOTATION}: {said:.120} names no roles",
+            fix="write LABEL=VALUE,VALUE, as llm-d.ai/role=decode,prefill: first that of the pods that get requests",
+            about=pool,
+        )
+
+
 def _of_pool(
-    pool: Object, workloads: Sequence[Object], autoscalers: Sequence[Object]
+    pool: Object, read: Pool, workloads: Sequence[Object], autoscalers: Sequence[Object]
 ) -> Iterator[WorkloadFault]:
-    read = read_pool(dict(pool))
     makers = [one for one in workloads if makes_pods_of(pod_labels(one), read)]
-    asked = text_of(map_of(metadata_of(pool).get("annotations")).get(WORKLOAD_ANNOTATION))
+    annotations = map_of(metadata_of(pool).get("annotations")) if read.name == _name(pool) else {}
+    asked = text_of(annotations.get(WORKLOAD_ANNOTATION))
     chosen = [one for one in makers if not asked or _reference(one) == asked]
     if workloads and not makers:
-        text = f"{_POOL} {_name(pool)}: no workload has a Pod template that matches its selector"
+        text = f"{_POOL} {read.name}: no workload has a Pod template that matches its selector"
         yield WorkloadFault(bad=True, text=text, fix="correct the labels of the template", about=pool)
     elif asked and not chosen:
         text = f"{_POOL} {_name(pool)}: {WORKLOAD_ANNOTATION}: {asked:.120} names no workload whose pods are the pool's"
@@ -138,8 +180,9 @@ def _of_pool(
         )
     elif len(chosen) > 1:
         both = " and ".join(_what(one) for one in chosen[:2])
-        text = f"{_POOL} {_name(pool)}: several workloads make its pods: {both}"
+        text = f"{_POOL} {read.name}: several workloads make its pods: {both}"
         fix = f"choose one with the annotation {WORKLOAD_ANNOTATION}: {_reference(chosen[0])} on the pool"
+        fix += roles_hint([pod_labels(one) for one in chosen])
         yield WorkloadFault(bad=True, text=text, fix=fix, about=pool)
     for one in chosen:
         yield from _of_workload(one, autoscalers)

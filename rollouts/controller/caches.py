@@ -254,7 +254,8 @@ class Caches:
         )
 
     def pool(self, group: str, namespace: str, name: str) -> Pool | None:
-        """An InferencePool, or None when it does not exist."""
+        """An InferencePool, or its pods of one role (``with_role``); None when it does not exist."""
+        name, _, role = name.partition("/")
         store, place = self.pools.get(group), (group, namespace, name)
         obj = store.get(ObjectKey(namespace, name)) if store is not None else None
         if obj is None:
@@ -263,7 +264,7 @@ class Caches:
         known = self._read_pools.get(place)
         if known is None or known[0] is not obj:
             known = self._read_pools[place] = (obj, self._pool_readers[group](obj))
-        return known[1]
+        return known[1].role(role) if role else known[1]
 
     def pool_group(self, namespace: str, name: str, first: str) -> str | None:
         """The API group that has an InferencePool of the name, ``first`` before others; None where none has."""

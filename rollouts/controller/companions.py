@@ -7,7 +7,7 @@ from rollouts.controller.caches import Caches
 from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
-from rollouts.objects.companions import MOST, Belongs, belongs, companions_of
+from rollouts.objects.companions import MOST, Belongs, belongs, companions_of, within
 from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey
 
@@ -29,7 +29,10 @@ def companion_views(caches: Caches, parsed: ParsedRollout, arm: Identity) -> tup
         message = f"{len(names)} pools are named as companions of {arm.name}: {MOST} are the most"
         return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
     labelled = (_said(caches, arm.group, parsed.namespace, name) for name in sorted(names))
-    found = companions_of(arm.name, filter(None, labelled), listed)
+    group = caches.pool_group(parsed.namespace, arm.name, arm.group)
+    pool = caches.pools[group].get(ObjectKey(parsed.namespace, arm.name)) if group is not None else None
+    roles = within(pool) if pool is not None else []
+    found = companions_of(arm.name, [*filter(None, labelled), *roles], listed)
     if isinstance(found, str):
         return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=found)
     companions = list[Companion]()

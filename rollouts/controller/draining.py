@@ -15,7 +15,7 @@ from typing import Any
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.marking import PATIENCE, Change, Marking, PodMarks
-from rollouts.controller.workloads import InFlight, find_workload
+from rollouts.controller.workloads import InFlight, companion_identities, find_workload
 from rollouts.engine.actions import DrainPods, Plan
 from rollouts.engine.observation import Drained, Draining, DrainView, NotControllable
 from rollouts.engine.versions import Identity
@@ -44,6 +44,10 @@ __all__ = ["PodDrains"]
 Object = Mapping[str, Any]
 _FIRST_LOOK = 5.0
 """Seconds that the choice of the idlest waits for the pods' first figures."""
+HIDDEN = 60.0
+"""Seconds that a pod of a version with companions is spared before its figures count: while a proxy in a decode pod
+waits for prefill neither its own server nor a picker shows the request, and what prefill computed is fetched by decode
+after prefill shows nothing any more."""
 _SEEN = 2.0
 """Seconds that a deletion cost is to be there before it is relied on: the controller that deletes has a cache, too."""
 
@@ -84,10 +88,17 @@ class PodDrains:
     # --- how far it is ---
 
     def view(
-        self, parsed: ParsedRollout, identity: Identity, pool: Pool, workload: Workload
+        self,
+        parsed: ParsedRollout,
+        identity: Identity,
+        pool: Pool,
+        workload: Workload,
+        *,
+        is_companion: bool = False,
     ) -> DrainView | None:
         """How far the drain of an arm is, for the engine."""
         why = self._loads.uncontrollable(pool) or self._refusal(parsed)
+        why = why or (self._loads.unlisted(pool) if is_companion else "")
         if why:
             return NotControllable(why)
         asked = next((one for one in parsed.status.drains if one.identity == identity), None)
@@ -96,7 +107,7 @@ class PodDrains:
         arm = self._arm(parsed.name, pool, workload, asked.to)
         if arm is None:
             return Draining(pods=max(0, asked.replicas - asked.to), requests=None)
-        answers = self._answers(parsed.name, pool, arm)
+        answers = self._answers(parsed, identity, pool, arm)
         if all(count == 0 for count in answers.values()):
             return Drained()
         counts = [count for count in answers.values() if count]
@@ -128,10 +139,13 @@ class PodDrains:
             has_costs=workload.resource.kind not in ORDINAL_KINDS,
         )
 
-    def _answers(self, rollout: str, pool: Pool, arm: _Arm) -> dict[str, int | None]:
+    def _answers(
+        self, parsed: ParsedRollout, identity: Identity, pool: Pool, arm: _Arm
+    ) -> dict[str, int | None]:
         """What each pod that goes still answers: nothing without an address, not known without our mark."""
-        marked = {one.name for one in arm.going if one.serves and _is_marked(one, rollout, arm)}
-        said = self._loads.leaving(pool, marked) if marked else {}
+        marked = {one.name for one in arm.going if one.serves and _is_marked(one, parsed.name, arm)}
+        hidden = HIDDEN if _works_in_two_places(parsed, identity) else 0.0
+        said = self._loads.leaving(pool, marked, hidden=hidden) if marked else {}
         return {one.name: said.get(one.name) if one.serves else 0 for one in arm.going}
 
     def _known(self, parsed: ParsedRollout, identity: Identity) -> _Drain:
@@ -205,7 +219,7 @@ class PodDrains:
         """UIDs of pods that go by what their workload is scaled to already: without marks others would go for them."""
         status = parsed.status
         arms = {one.identity for one in status.arms} | {one.identity for one in status.scale_downs}
-        arms |= {one.identity for one in status.drains}
+        arms |= {one.identity for one in status.drains} | companion_identities(parsed, {})
         return self._going(parsed, dict.fromkeys(arms))
 
     def _going(self, parsed: ParsedRollout, arms: Mapping[Identity, int | None]) -> set[str]:
@@ -229,7 +243,7 @@ class PodDrains:
         arm = self._arm(parsed.name, pool, workload, action.to)
         if arm is None or self._is_too_early(parsed, action, arm):
             return None
-        answers = self._answers(parsed.name, pool, arm)
+        answers = self._answers(parsed, action.identity, pool, arm)
         chosen: list[Change] = []
         for one in arm.going:
             cost = (IDLE if answers[one.name] == 0 else BUSY) if arm.has_costs else None
@@ -258,6 +272,17 @@ class PodDrains:
 
 def _asked(plan: Plan) -> list[DrainPods]:
     return [action for action in plan.actions if isinstance(action, DrainPods)]
+
+
+def _works_in_two_places(parsed: ParsedRollout, identity: Identity) -> bool:
+    """Whether the arm is one of a version with companions, or such a companion."""
+    status = parsed.status
+    lent, capacity = status.stable_scale, status.current.capacity if status.current is not None else None
+    given = lent is not None and bool(lent.companions) and identity in {one.identity for one in lent.parts}
+    pairs = capacity.companions if capacity is not None else ()
+    arms = {arm.identity for arm in status.arms} | {arm for one in pairs for arm in (one.stable, one.canary)}
+    owed = {arm for one in status.scale_downs if one.of is not None for arm in (one.identity, one.of)}
+    return given or (bool(pairs) and identity in arms) or identity in owed
 
 
 def _is_marked(one: LeavingPod, rollout: str, arm: _Arm) -> bool:

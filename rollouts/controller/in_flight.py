@@ -90,7 +90,18 @@ class PodsInFlight:
                 return f"{what} gives {history.error}"
         return ""
 
-    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+    def unlisted(self, pool: Pool) -> str:
+        """See ``InFlight``."""
+        if not self._caches.endpoints(pool):
+            return ""
+        pods = self._caches.picker_pods(pool)
+        for pod, history in zip(pods, self._pickers(pool, pods, hurry=False), strict=True):
+            page = self._fresh(history)
+            if page is not None and all(name != pool.name for name, _ in page[1].get(DRAINING, {})):
+                return f"the endpoint picker of {pool.name} (pod {pod.name}) does not pick among its pods"
+        return ""
+
+    def leaving(self, pool: Pool, names: Collection[str], *, hidden: float = 0.0) -> Mapping[str, int | None]:
         """See ``InFlight``."""
         known = self._pools.setdefault(ObjectKey(pool.namespace, pool.name), _Pool())
         pods = {pod.name: pod for pod in self._caches.endpoints(pool) if pod.name in names}
@@ -105,7 +116,7 @@ class PodsInFlight:
                 known.spared.pop(key, None)
                 found[owner] = None
                 continue
-            after = Monotonic(known.spared.setdefault(key, since) + ON_THE_WAY)
+            after = Monotonic(known.spared.setdefault(key, since) + ON_THE_WAY + hidden)
             histories = followed[owner]
             count = self._count(histories, after)
             if not pods[owner].ready and all(one.refused and one.tried >= after for one in histories):

@@ -114,11 +114,11 @@ PoolIndex = Callable[[Object], Iterable[Hashable]]
 
 
 def pool_by_selector(read: PoolReader) -> PoolIndex:
-    """By namespace and the first pair of its selector: a pod that it selects has it."""
+    """By namespace and the first pair of its selector: a pod that it selects has it, of whichever role."""
 
     def pairs(obj: Object) -> Iterable[Hashable]:
         pool = read(obj)
-        return [(pool.namespace, *pool.selector[0])] if pool.selector else []
+        return [(pool.namespace, *pair) for pair in _of_roles(pool, pool.selector[:1])]
 
     return pairs
 
@@ -128,9 +128,17 @@ def pool_by_template(read: PoolReader) -> PoolIndex:
 
     def pairs(obj: Object) -> Iterable[Hashable]:
         pool = read(obj)
-        return [(pool.namespace, *pair) for pair in template_selector(pool)[:1]]
+        return [(pool.namespace, *pair) for pair in _of_roles(pool, template_selector(pool)[:1])]
 
     return pairs
+
+
+def _of_roles(pool: Pool, pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """The pairs, and those that pods of the pool's other roles have in their place."""
+    for label, value in pairs:
+        yield label, value
+        if pool.roles is not None and label == pool.roles.label:
+            yield from ((label, other) for other in pool.roles.others)
 
 
 def pool_by_picker(read: PoolReader) -> PoolIndex:

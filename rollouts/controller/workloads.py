@@ -22,7 +22,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.accelerators import accelerators
-from rollouts.objects.companions import belongs
+from rollouts.objects.companions import belongs, roles_hint
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
@@ -78,8 +78,13 @@ class InFlight(Protocol):
         """Why requests cannot be kept from single pods; empty where they can, or nobody knows yet."""
         ...
 
-    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
-        """What marked pods still answer, measured after every picker spared them; None where that is not known."""
+    def unlisted(self, pool: Pool) -> str:
+        """Why the pool's picker keeps nothing from its pods, although it is ours: it picks among others."""
+        ...
+
+    def leaving(self, pool: Pool, names: Collection[str], *, hidden: float = 0.0) -> Mapping[str, int | None]:
+        """What marked pods still answer, measured after every picker spared them, and ``hidden`` seconds later; None
+        where that is not known."""
         ...
 
 
@@ -96,7 +101,9 @@ def companion_identities(
     kept = (
         one for past in parsed.status.history if past.revision.identity in found for one in past.companions
     )
-    return {one.identity for one in named} | {one.identity for one in kept} | set(recorded)
+    lent = parsed.status.stable_scale
+    gave = {one.identity for one in lent.companions} if lent is not None else set[Identity]()
+    return {one.identity for one in named} | {one.identity for one in kept} | set(recorded) | gave
 
 
 def _recorded(parsed: ParsedRollout) -> tuple[CompanionCapacity, ...]:
@@ -129,9 +136,11 @@ def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
         return _unknown(
             f"no {kinds} has a Pod template that matches the selector of {pool.name}: correct its labels"
         )
+    labels = [caches.template_labels(pool.namespace, one) for one in found]
+    hint = roles_hint(labels)
     return _unknown(
         f"several workloads make pods of {pool.name}: {_names(found)}; choose one with the annotation "
-        f"{WORKLOAD_ANNOTATION} on the pool"
+        f"{WORKLOAD_ANNOTATION} on the pool{hint}"
     )
 
 
@@ -247,15 +256,17 @@ class WorkloadViews:
         if target is not None:
             arms.add(target)
         versions = frozenset(arms)
-        arms |= companion_identities(parsed, self.companions(parsed, target))
+        beside = companion_identities(parsed, self.companions(parsed, target))
+        beside |= {one.identity for one in status.scale_downs if one.of not in (None, one.identity)}
+        arms |= beside
         policy = parsed.spec.canary.capacity if parsed.spec is not None else None
         coming = status.canary.identity if status.canary is not None else target
         # Stable gives pods, and a canary whose pods something else needs could not give them back.
-        giving = set(versions) if policy is not None and policy.gives else set()
+        giving = set(versions | beside) if policy is not None and policy.gives else set[Identity]()
         if policy is not None and policy.warm_up is not None and coming is not None:
             giving.add(coming)  # requests are kept from its pods, whoever sends them
         found = (
-            (arm, self._view(parsed, arm, arms, loses=arm in losers, gives=arm in giving))
+            (arm, self._view(parsed, arm, arms, beside, loses=arm in losers, gives=arm in giving))
             for arm in sorted(arms)
         )
         views = {arm: view for arm, view in found if view is not None}
@@ -289,7 +300,14 @@ class WorkloadViews:
         )
 
     def _view(
-        self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity], *, loses: bool, gives: bool
+        self,
+        parsed: ParsedRollout,
+        arm: Identity,
+        arms: Collection[Identity],
+        companions: Collection[Identity],
+        *,
+        loses: bool,
+        gives: bool,
     ) -> WorkloadView | None:
         pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
         if pool is None:
@@ -313,8 +331,10 @@ class WorkloadViews:
             words=next((words for words in sorted(waiting.values()) if words), ""),
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
-            drain=self._drains.view(parsed, arm, pool, workload),
-            used_by=self._used_by(parsed, pool, workload) if loses or gives else "",
+            drain=self._drains.view(parsed, arm, pool, workload, is_companion=arm in companions),
+            used_by=self._used_by(parsed, pool, workload, is_companion=arm in companions)
+            if loses or gives
+            else "",
             refused=failure.words if failure is not None and not failure.passes else "",
             unanswered=failure.words if failure is not None and failure.passes else "",
             selector=pool.selector_text,
@@ -373,13 +393,15 @@ class WorkloadViews:
                 return key.name
         return ""
 
-    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
+    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload, *, is_companion: bool) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
 
-        Rules of the Rollout's own route are its weights, but for those that ``ruleNames`` leaves out.
+        Rules of the Rollout's own route are its weights, but for those that ``ruleNames`` leaves out. A route to a
+        companion's own pool is how its version's pods call it.
         """
         pools = self._caches.pools_of(pool.namespace, workload)
-        named = {(one.namespace, one.group, one.name) for one in pools}
+        own = {(pool.namespace, pool.group, pool.name)} if is_companion else set()
+        named = {(one.namespace, one.group, one.name) for one in pools} - own
         for route in self._caches.routes_to(pools):
             others = _rules_of_others(parsed, route)
             if not named.isdisjoint(weighted_pools(others.get("spec"), str(route["metadata"]["namespace"]))):

@@ -150,6 +150,8 @@ class CompanionCapacity:
     restores: tuple[datetime, ...] = ()
     ready: int = 0
     pending: int = 0
+    stable_ready: int = 0
+    """Ready pods of stable's at the start, as P."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

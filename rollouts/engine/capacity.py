@@ -7,6 +7,7 @@ stable's free, whatever N.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 
@@ -15,8 +16,10 @@ from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "carried",
+    "companion_carries",
     "companion_infeasible",
     "companion_pods",
+    "enough_surge",
     "infeasible",
     "least_stable",
     "most_pods",
@@ -24,6 +27,7 @@ __all__ = [
     "pods_for",
     "pods_kept",
     "share_of_ready",
+    "share_pods",
     "stable_pods_for",
 ]
 
@@ -52,16 +56,20 @@ def companion_pods(pods: int, companions: int, stable: int) -> int:
     return -(-pods * companions // stable) if stable else companions
 
 
-def companion_infeasible(needed: int, stable: int, policy: Capacity, enough: int) -> str | None:
-    """Why a companion's ``needed`` pods at 100 % have no room beside all of stable's, and that ``enough`` would do."""
-    most = most_pods(stable, policy)
-    if most is None or stable + needed <= most:
-        return None
-    return (
-        f"{needed} pods at 100% and all {stable} of stable's are {stable + needed}, and maxSurge, which counts for "
-        f"each pool by itself, leaves room for {most}: set maxSurge to {enough}, or to a percentage that is as much; "
-        "no pod of a companion is taken from stable while it serves"
-    )
+def share_pods(weight: Weight, companions: int, policy: Capacity) -> int:
+    """Pods of a companion that weight w itself needs, where stable's has so many: what fewer pods of the version than a
+    step asks for are given, rounded up to whole pods of each, leaves a spare one of each short."""
+    return pods_for(weight, companions, _of_companion(policy)) if companions else 0
+
+
+def companion_carries(pods: int, companions: int, policy: Capacity) -> Weight:
+    """The highest weight for which so many Ready pods of a companion are enough: the inverse of ``share_pods``."""
+    return carried(pods, companions, _of_companion(policy)) if companions else FULL
+
+
+def _of_companion(policy: Capacity) -> Capacity:
+    """``minReplicas`` are the version's own."""
+    return replace(policy, min_replicas=min(policy.min_replicas, 1))
 
 
 def carried(pods: int, stable: int, policy: Capacity) -> Weight:
@@ -105,26 +113,57 @@ def needs_room(needed: int, stable: int, policy: Capacity) -> bool:
     return most is not None and stable + needed > most and least_stable(stable, policy) < stable
 
 
+def enough_surge(needed: int, first: int, stable: int, policy: Capacity) -> int:
+    """The least maxSurge, in pods, for ``needed`` at 100 % of which the ``first`` ones serve beside all of stable's.
+
+    What stable keeps fits beside those needed. A stable that gives pods has one left until the canary has all of its
+    own, and gives none before the canary's first ones serve.
+    """
+    return max(needed + _kept(stable, policy) - stable, first)
+
+
+def _kept(stable: int, policy: Capacity) -> int:
+    least = least_stable(stable, policy)
+    return least if least == stable else max(least, 1)
+
+
 def infeasible(stable: int, policy: Capacity) -> str | None:
     """Why the canary cannot come to 100 % within N + maxSurge, and which numbers would do; None when it can.
 
-    It can where ceil(N x headroom) + minStable fit. A stable that gives pods has one left until the canary has all of
-    its own, and gives none before the canary's first minReplicas serve beside all of it.
+    It can where ceil(N x headroom) + minStable fit (``enough_surge``).
     """
-    needed, most, least = (
-        pods_for(FULL, stable, policy),
-        most_pods(stable, policy),
-        least_stable(stable, policy),
-    )
-    keeps = least if least == stable else max(least, 1)
-    spare = 0 if most is None else most - stable
-    enough = max(needed + keeps - stable, policy.min_replicas)
-    if most is None or spare >= enough:
+    needed, most = pods_for(FULL, stable, policy), most_pods(stable, policy)
+    enough = enough_surge(needed, policy.min_replicas, stable, policy)
+    if most is None or most - stable >= enough:
         return None
-    lower = _less(needed, most, spare, stable, policy)
+    lower = _less(needed, most, most - stable, stable, policy)
+    return f"the canary's {_too_many(needed, most, stable, policy)}: set maxSurge to {enough}{lower}"
+
+
+def companion_infeasible(
+    lead: int, stable: int, companions: int, policy: Capacity, enough: int
+) -> str | None:
+    """The same of a companion, of which stable has so many for its N and the canary needs those of ``lead`` pods.
+
+    ``enough``: the maxSurge that would do for all pools.
+    """
+    needed, most = companion_pods(lead, companions, stable), most_pods(companions, policy)
+    first = min(needed, 1)
+    if most is None or most - companions >= enough_surge(needed, first, companions, policy):
+        return None
+    left = most - needed
+    lower = f", or minStable to {left}" if 1 <= left < companions and most - companions >= first else ""
     return (
-        f"the canary's {needed} pods at 100% and {keeps} of stable's {stable} are {needed + keeps}, and maxSurge "
-        f"leaves room for {most}, {spare} of them from the start: set maxSurge to {enough}{lower}"
+        f"the canary's {_too_many(needed, most, companions, policy)}; maxSurge counts for each pool by itself: set "
+        f"it to {enough}, or to a percentage that is as much{lower}"
+    )
+
+
+def _too_many(needed: int, most: int, stable: int, policy: Capacity) -> str:
+    keeps = _kept(stable, policy)
+    return (
+        f"{needed} pods at 100% and {keeps} of stable's {stable} are {needed + keeps}, and maxSurge leaves room for "
+        f"{most}, {most - stable} of them from the start"
     )
 
 

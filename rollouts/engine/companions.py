@@ -1,9 +1,7 @@
 """Pools whose pods work for those of a version, and move in step with them: prefill beside decode (design section 14).
 
 Each version has companions of its own; stable's and the canary's are told to be alike by their role. The canary's has
-as many pods per pod of the canary as stable's has per pod of stable. Requests reach a companion from the version's own
-pods, past every picker, so that none can be kept from a single pod of it: where versions have companions stable gives
-no pods.
+as many pods per pod of the canary as stable's has per pod of stable; where stable gives pods, its companions do, too.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rollouts.engine.capacity import companion_infeasible, companion_pods, pods_for
+from rollouts.engine.capacity import companion_infeasible, companion_pods, enough_surge, pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.moving import same_pool
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
@@ -28,7 +26,7 @@ __all__ = [
     "known_pairs",
     "left_out",
     "pairs",
-    "ready_units",
+    "present",
     "too_large",
     "versions_of",
 ]
@@ -63,8 +61,8 @@ def pairs(draft: Draft, canary: Identity) -> tuple[Pair, ...] | Blocker:
         return tuple(
             Pair(
                 role=one.role,
-                stable=_present(draft, draft.stable.identity, one.stable),
-                canary=_present(draft, canary, one.canary),
+                stable=present(draft, draft.stable.identity, one.stable),
+                canary=present(draft, canary, one.canary),
                 pods=one.stable_at_start,
             )
             for one in current.capacity.companions
@@ -124,7 +122,7 @@ def _had(draft: Draft, arm: Identity) -> dict[str, KeptCompanion] | Blocker:
     entry, there = draft.status.promoted(arm), draft.obs.companions.get(arm, ())
     if entry is not None and (entry.pods or entry.companions):
         return {
-            one.role: replace(one, identity=_present(draft, arm, one.identity)) for one in entry.companions
+            one.role: replace(one, identity=present(draft, arm, one.identity)) for one in entry.companions
         }
     if isinstance(there, Blocker):
         return there
@@ -137,7 +135,7 @@ def known_pairs(draft: Draft, canary: Identity) -> tuple[Pair, ...]:
     return () if isinstance(found, Blocker) else found
 
 
-def _present(draft: Draft, arm: Identity, stored: Identity) -> Identity:
+def present(draft: Draft, arm: Identity, stored: Identity) -> Identity:
     """A pool that the attempt began with, in the API group that it has by now."""
     found = draft.obs.companions.get(arm, ())
     there = () if isinstance(found, Blocker) else found
@@ -168,7 +166,7 @@ def _unnamed(draft: Draft, stable: Identity, roles: Iterable[str]) -> dict[str, 
     entry = draft.status.promoted(stable)
     kept = {one.role: one for one in entry.companions} if entry is not None else {}
     return {
-        role: Companion(identity=_present(draft, stable, kept[role].identity), role=role)
+        role: Companion(identity=present(draft, stable, kept[role].identity), role=role)
         for role in roles
         if role in kept
     }
@@ -191,23 +189,16 @@ def _pods(draft: Draft, companion: Identity) -> int:
 
 
 def too_large(draft: Draft, canary: Identity, stable: int, policy: Capacity) -> str | None:
-    """Why a companion of the canary cannot come to what 100 % needs beside all of stable's; None when each can."""
+    """Why a companion of the canary cannot come to what 100 % needs beside what stable's keeps; None when each can."""
     found, lead = known_pairs(draft, canary), pods_for(FULL, stable, policy)
-    needs = {pair: pair.needed(lead, stable) for pair in found}
-    enough = max(lead, *needs.values()) if needs else lead
-    for pair, needed in needs.items():
-        if (wrong := companion_infeasible(needed, pair.pods, policy, enough)) is not None:
+    enough = enough_surge(lead, policy.min_replicas, stable, policy)
+    for pair in found:
+        needed = pair.needed(lead, stable)
+        enough = max(enough, enough_surge(needed, min(needed, 1), pair.pods, policy))
+    for pair in found:
+        if (wrong := companion_infeasible(lead, stable, pair.pods, policy, enough)) is not None:
             return f"{pair.canary.name} beside {pair.stable.name}: {wrong}"
     return None
-
-
-def ready_units(draft: Draft, canary: Identity, stable: int) -> int:
-    """Ready pods of the canary that have their companions' as well."""
-    units = draft.obs.ready(canary)
-    for pair in known_pairs(draft, canary):
-        if pair.pods and stable:
-            units = min(units, draft.obs.ready(pair.canary) * stable // pair.pods)
-    return units
 
 
 def companions_in_use(draft: Draft) -> dict[Identity, str]:
@@ -218,6 +209,9 @@ def companions_in_use(draft: Draft) -> dict[Identity, str]:
     if current is not None and current.capacity is not None and current.aborted is None:
         for one in current.capacity.companions:
             found |= {one.stable: one.role, one.canary: one.role}
+    lent = status.stable_scale
+    if lent is not None and status.stable is not None and lent.identity == status.stable.identity:
+        found |= {one.identity: one.role for one in lent.companions}
     return found
 
 

@@ -13,12 +13,12 @@ from rollouts.engine.commanding import finish_abort_command, obey_abort
 from rollouts.engine.converging import desired_traffic, rule_share
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
-from rollouts.engine.lending import leave_stable
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import begin_return
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
 from rollouts.engine.scaling import RELEASE_ANNOTATION, finish_scaling, owes_scaling, return_stable
+from rollouts.engine.taking_back import leave_stable
 from rollouts.engine.wayback import carries, give_back, keep_record
 from rollouts.units import FULL, ZERO
 

@@ -215,7 +215,7 @@ class Reason(StrEnum):
         "Leave warmUp out, or use the picker of this project.")
     CAPACITY_UNKNOWN = ("CapacityUnknown",
         "It is not known which workload makes the pods of a version, or which pool's pods work for them.",
-        "Annotate the pool with inferencerollouts.dev/workload, or label its companion, as the message says.")
+        "Annotate the pool with inferencerollouts.dev/workload or /roles, or label its companion, as the message says.")
     CAPACITY_MANAGED_ELSEWHERE = ("CapacityManagedElsewhere",
         "Something else scales the workload of a version, so that it is waited for and never scaled.",
         "Raise what the message names.")

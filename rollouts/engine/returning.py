@@ -12,27 +12,33 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.capacity import carried, share_of_ready
+from rollouts.engine.capacity import carried, companion_carries, share_of_ready
 from rollouts.engine.companions import versions_of
 from rollouts.engine.crashes import crashing
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Draining, NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
-from rollouts.engine.rollout_status import ReturnProgress, StableScale, WayBack
+from rollouts.engine.rollout_status import CompanionScale, ReturnProgress, StableScale, WayBack
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "PATIENCE",
     "STARTING",
+    "Lent",
     "begin_return",
+    "binds",
     "pods_missed",
+    "ready_of",
     "shortfall",
     "watch_return",
     "way_limit",
     "whole",
 ]
+
+Lent = StableScale | CompanionScale
+"""One workload of stable, its own or a companion's, as it gave pods."""
 
 PATIENCE = timedelta(minutes=2)
 """How long a return may make no progress. All that it does by itself takes seconds: a scale is written within five, a
@@ -56,7 +62,7 @@ def begin_return(draft: Draft, *, at_once: bool = False) -> None:
     watch_return(draft)
 
 
-def whole(lent: StableScale) -> int:
+def whole(lent: Lent) -> int:
     """Ready pods with which stable is what it was: N, or those that it had at the start where some were not Ready."""
     return min(lent.full, lent.ready_at_start or lent.full)
 
@@ -72,11 +78,38 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
         return ZERO
     if lent.immediate or draft.obs.in_haste or not _is_over(draft, record):
         return ZERO
-    ready, canary = draft.obs.ready(lent.identity), record.canary.arm
-    if not ready or _obstacle(draft, lent, canary):
+    canary = record.canary.arm
+    if not draft.obs.ready(lent.identity) or _obstacle(draft, lent, canary):
         return ZERO
-    lacking = Weight(FULL - share_of_ready(ready, whole(lent)))
-    return min(lacking, carried(draft.obs.ready(canary), lent.full, _policy(draft)))
+    # Both by the kind of pods that has the fewest: without its companion's a pod serves nobody.
+    share = min(share_of_ready(draft.obs.ready(part.identity), whole(part)) for part in lent.parts)
+    policy, beside = _policy(draft), _companions(draft, canary)
+    theirs = carried(draft.obs.ready(canary), lent.full, policy)
+    for part in lent.companions:
+        if (companion := beside.get(part.role)) is not None:
+            theirs = min(theirs, companion_carries(draft.obs.ready(companion), part.full, policy))
+    return min(Weight(FULL - share), theirs)
+
+
+def binds(draft: Draft, part: Lent) -> bool:
+    """Whether no other kind of stable's pods has a smaller part of them Ready."""
+    lent = draft.status.stable_scale
+    parts = lent.parts if lent is not None else ()
+    shares = [share_of_ready(draft.obs.ready(one.identity), whole(one)) for one in parts]
+    return share_of_ready(draft.obs.ready(part.identity), whole(part)) <= min(shares, default=FULL)
+
+
+def _companions(draft: Draft, canary: Identity) -> dict[str, Identity]:
+    """By role those of a canary that is over."""
+    found = {one.role: one.identity for one in draft.status.scale_downs if one.of == canary}
+    current = draft.status.current
+    if current is not None and current.canary.identity == canary and current.capacity is not None:
+        found |= {one.role: one.canary for one in current.capacity.companions}
+    return found
+
+
+def _is_whole(draft: Draft, part: Lent) -> bool:
+    return draft.obs.ready(part.identity) >= whole(part)
 
 
 def _policy(draft: Draft) -> Capacity:
@@ -96,28 +129,44 @@ def _is_over(draft: Draft, record: WayBack) -> bool:
 
 def _obstacle(draft: Draft, lent: StableScale, canary: Identity) -> str:
     """Why no waiting gives stable its pods back from this canary, or why that cannot serve meanwhile."""
+    beside = _companions(draft, canary)
+    pairs: list[tuple[Lent, Identity | None]] = [(lent, canary)]
+    pairs += [(part, beside.get(part.role)) for part in lent.companions if not _is_whole(draft, part)]
+    for part, arm in pairs:
+        if why := _kept_by(draft, part, arm):
+            return why
     name = canary.name
-    for arm in (lent.identity, canary):
-        view = draft.obs.workloads.get(arm)
-        if view is None or not view.what:
-            return f"it is not known what makes the pods of {arm.name}"
-        if view.managed_by:
-            return f"{view.managed_by} scales {view.what}"
-    view = draft.obs.workloads[canary]
-    if view.used_by:
-        return f"{view.used_by} sends requests to {name} as well, whose pods are not taken then"
-    if isinstance(view.drain, NotControllable):
-        return f"requests cannot be kept from single pods of {name}: {view.drain.why}"
-    if not draft.obs.ready(canary):
-        return f"{name} has no Ready pod"
     pool = draft.obs.pools[canary]
     if pool.crashes.refusing:
         return f"{name} refuses connections on all of its pods"
     if pool.path.problems or pool.path.picker_down:
         return f"requests do not reach {name}: its endpoint picker, or its gateway"
-    if lent.most and lent.most < draft.obs.ready(lent.identity) + 2:
-        return f"a pod of {name} does not fit beside the one that {lent.identity.name} needs next"
+    for part, arm in pairs:
+        if (
+            arm is not None
+            and not _is_whole(draft, part)
+            and 0 < part.most < draft.obs.ready(part.identity) + 2
+        ):
+            return f"a pod of {arm.name} does not fit beside the one that {part.identity.name} needs next"
     return ""
+
+
+def _kept_by(draft: Draft, part: Lent, canary: Identity | None) -> str:
+    """Why pods of one kind do not come back to stable, or the canary's do not go, whatever is waited for."""
+    for arm in filter(None, (part.identity, canary)):
+        view = draft.obs.workloads.get(arm)
+        if view is None or not view.what:
+            return f"it is not known what makes the pods of {arm.name}"
+        if view.managed_by:
+            return f"{view.managed_by} scales {view.what}"
+    if canary is None:
+        return ""
+    view, name = draft.obs.workloads[canary], canary.name
+    if view.used_by:
+        return f"{view.used_by} sends requests to {name} as well, whose pods are not taken then"
+    if isinstance(view.drain, NotControllable):
+        return f"requests cannot be kept from single pods of {name}: {view.drain.why}"
+    return "" if draft.obs.ready(canary) else f"{name} has no Ready pod"
 
 
 # --- whether it gets on ----------------------------------------------------------------------------
@@ -132,7 +181,7 @@ def watch_return(draft: Draft) -> None:
     if lent is None or not lent.returning or lent.immediate:
         return
     kept = list(dict.fromkeys(_kept(draft)))
-    if draft.obs.ready(lent.identity) >= whole(lent) or not (kept or lent.progress):
+    if all(_is_whole(draft, part) for part in lent.parts) or not (kept or lent.progress):
         draft.set(stable_scale=replace(lent, progress=None))
         return
     for canary in kept:
@@ -167,8 +216,7 @@ def _kept(draft: Draft) -> Iterator[Identity]:
 def _end(draft: Draft, lent: StableScale, why: str) -> None:
     """Wait no longer."""
     draft.set(stable_scale=replace(lent, immediate=True, progress=None, blocked=why))
-    name, ready = lent.identity.name, draft.obs.ready(lent.identity)
-    message = f"{name} gets all traffic with {ready} of {whole(lent)} Ready pods: {why}"
+    message = f"{lent.identity.name} gets all traffic with {ready_of(draft, lent)}: {why}"
     draft.event(EventType.WARNING, Reason.RETURN_NOT_WAITED_FOR, message)
 
 
@@ -179,8 +227,8 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
     now = ReturnProgress(
         began=draft.now,
         at=draft.now,
-        ready=draft.obs.ready(lent.identity),
-        replicas=draft.obs.workloads.get(lent.identity, WorkloadView()).replicas,
+        ready=sum(draft.obs.ready(part.identity) for part in lent.parts),
+        replicas=sum(_view(draft, part.identity).replicas for part in lent.parts),
         beside=sum(view.replicas + view.live for view in views),
     )
     if known is None:
@@ -199,17 +247,22 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
 
 def _views(draft: Draft, kept: list[Identity]) -> list[WorkloadView]:
     """Of all that is to make room."""
-    arms = dict.fromkeys((*kept, *versions_of(draft.status.scale_downs)))
-    return [draft.obs.workloads.get(arm, WorkloadView()) for arm in arms]
+    beside = (arm for canary in kept for arm in _companions(draft, canary).values())
+    arms = dict.fromkeys((*kept, *beside, *(one.identity for one in draft.status.scale_downs)))
+    return [_view(draft, arm) for arm in arms]
+
+
+def _view(draft: Draft, arm: Identity) -> WorkloadView:
+    return draft.obs.workloads.get(arm, WorkloadView())
 
 
 def _starts(draft: Draft, lent: StableScale) -> bool:
     """Whether a pod of stable has a node and is not Ready yet."""
-    return _starting(draft, lent) > 0
+    return any(_starting(draft, part) > 0 for part in lent.parts)
 
 
-def _starting(draft: Draft, lent: StableScale) -> int:
-    view = draft.obs.workloads.get(lent.identity, WorkloadView())
+def _starting(draft: Draft, lent: Lent) -> int:
+    view = _view(draft, lent.identity)
     return min(view.live, view.replicas) - view.pending - draft.obs.ready(lent.identity)
 
 
@@ -218,18 +271,32 @@ def _starting(draft: Draft, lent: StableScale) -> int:
 
 def pods_missed(draft: Draft, lent: StableScale) -> str:
     """What keeps stable's pods from it, as far as that is known; empty where nothing is."""
-    name, found = lent.identity.name, list[str]()
-    view = draft.obs.workloads.get(lent.identity, WorkloadView())
-    if view.refused:
-        found.append(f"the API server refuses to scale {view.what}: {view.refused}")
-    if view.pending:
-        found.append(f"{view.pending} Pending: {view.words or 'no node is said to fit'}")
-    if (starting := _starting(draft, lent)) > 0:
-        found.append(f"{starting} pods of {name} start and are not Ready")
+    found = [words for part in lent.parts for words in _lacks(draft, part)]
     arms = [record.canary.arm for record in draft.status.way_back]
-    for arm in dict.fromkeys((*arms, *versions_of(draft.status.scale_downs))):
+    lost = draft.status.scale_downs if lent.companions else ()
+    beside = (one.identity for one in lost if one.of is not None)
+    for arm in dict.fromkeys((*arms, *versions_of(draft.status.scale_downs), *beside)):
         found += _holds(draft, arm)
     return "; ".join(found)
+
+
+def _lacks(draft: Draft, part: Lent) -> Iterator[str]:
+    view = _view(draft, part.identity)
+    if view.refused:
+        yield f"the API server refuses to scale {view.what}: {view.refused}"
+    if view.pending:
+        yield f"{view.pending} Pending: {view.words or 'no node is said to fit'}"
+    if (starting := _starting(draft, part)) > 0:
+        yield f"{starting} pods of {part.identity.name} start and are not Ready"
+
+
+def ready_of(draft: Draft, lent: StableScale) -> str:
+    """``3 of 8 Ready pods``, and of its companions those that lack some: ``, 1 of 4 of prefill-v1``."""
+    found = f"{draft.obs.ready(lent.identity)} of {whole(lent)} Ready pods"
+    for part in lent.companions:
+        if not _is_whole(draft, part):
+            found += f", {draft.obs.ready(part.identity)} of {whole(part)} of {part.identity.name}"
+    return found
 
 
 def _holds(draft: Draft, arm: Identity) -> Iterator[str]:
@@ -248,8 +315,7 @@ def shortfall(draft: Draft) -> str:
     lent, stable = draft.status.stable_scale, draft.status.stable
     if lent is None or stable is None or lent.identity != stable.identity or not lent.returning:
         return ""
-    ready, full = draft.obs.ready(lent.identity), whole(lent)
-    if ready >= full:
+    if all(_is_whole(draft, part) for part in lent.parts):
         return ""
     why = [words for words in (lent.blocked, pods_missed(draft, lent)) if words]
-    return f" ({lent.identity.name} has {ready} of {full} Ready pods{': ' if why else ''}{'; '.join(why)})"
+    return f" ({lent.identity.name} has {ready_of(draft, lent)}{': ' if why else ''}{'; '.join(why)})"

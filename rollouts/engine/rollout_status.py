@@ -21,6 +21,7 @@ __all__ = [
     "AcceleratorUse",
     "CommandRecord",
     "CommandResult",
+    "CompanionScale",
     "Condition",
     "Drain",
     "EntryRef",
@@ -290,6 +291,24 @@ class ReturnProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompanionScale:
+    """The workload of one of stable's companions while stable gives pods, as ``StableScale`` has stable's own."""
+
+    identity: Identity
+    role: str = ""
+    full: int
+    """P: what it had at the start."""
+    wanted: int
+    most: int
+    """Pods of the companions of this role of all versions together."""
+    reached: bool = False
+    restores: tuple[datetime, ...] = ()
+    ready: int = 0
+    pending: int = 0
+    ready_at_start: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StableScale:
     """Stable's workload, from when it is to have fewer replicas than at the start until it has them again.
 
@@ -323,6 +342,13 @@ class StableScale:
     """While a canary keeps traffic that it has no pods for."""
     blocked: str = ""
     """Why all traffic goes back at once although the policy says otherwise."""
+    companions: tuple[CompanionScale, ...] = ()
+    """Its companions, which give pods with it, by role."""
+
+    @property
+    def parts(self) -> tuple[StableScale | CompanionScale, ...]:
+        """Its own workload, then those of its companions."""
+        return (self, *self.companions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

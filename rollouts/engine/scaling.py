@@ -22,14 +22,13 @@ from rollouts.engine.converging import asked_weight, show_live
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import forget_drains, is_scaled
 from rollouts.engine.lending import (
-    leave_stable,
     needs_back,
     next_ceiling,
     restart_clock,
     settle_stable,
-    take_back,
 )
 from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.parts import Part, parts, room, stable_pods
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import pods_missed
 from rollouts.engine.rollout_spec import Capacity, LoserPolicy, OnDelete
@@ -38,20 +37,17 @@ from rollouts.engine.shortage import (
     CAPACITY_REASONS,
     RESTORE_LIMIT,
     RESTORE_WINDOW,
-    Part,
     contended,
     is_quick,
     is_unknown,
     not_warmable,
     not_whole,
-    parts,
-    room,
     shortage,
-    stable_pods,
     uncontrolled,
 )
 from rollouts.engine.steps import first_weight
 from rollouts.engine.stopping import loses_when_stopped, start_again
+from rollouts.engine.taking_back import gone, leave_stable, take_back
 from rollouts.engine.versions import Identity
 from rollouts.engine.warming import warm_pods
 from rollouts.engine.wayback import carries
@@ -152,8 +148,8 @@ def finish_scaling(draft: Draft) -> bool:
         leave_stable(draft, "onDelete KeepTraffic leaves all as it is")
     elif draft.obs.in_haste:
         leave_stable(draft, _HASTE)
-    elif gone := _stable_gone(draft):
-        leave_stable(draft, gone)
+    elif why := _stable_gone(draft):
+        leave_stable(draft, why)
     elif draft.status.stable_scale is not None:
         _say_stable(draft)
         return True
@@ -204,12 +200,7 @@ def _say_stable(draft: Draft) -> None:
 def _stable_gone(draft: Draft) -> str:
     """Why stable cannot get pods back any more: nothing makes them, or nobody knows what; empty where it can."""
     lent = draft.status.stable_scale
-    if lent is None:
-        return ""
-    view = draft.obs.workloads.get(lent.identity)
-    if view is None:
-        return "its pool is gone"
-    return view.problem.message if view.problem is not None else ""
+    return "" if lent is None else gone(draft, lent.identity)
 
 
 # --- the canary ------------------------------------------------------------------------------------
@@ -227,7 +218,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
     )
     needed = pods_for(_asked(draft), pods, policy)
     grows = _may_grow(draft) and (is_quick(draft) or not_whole(draft, canary, policy) is None)
-    grows = grows and not needs_back(draft.status) and uncontrolled(draft, policy) is None
+    grows = grows and not needs_back(draft.status) and uncontrolled(draft, policy, canary) is None
     grows = grows and not_warmable(draft, canary) is None
     wanted = max(before.wanted, needed) if grows else before.wanted
     capacity = replace(
@@ -236,7 +227,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         wanted=wanted,
         selector=view.selector,
         reached=max(before.reached, min(view.replicas, wanted)),
-        ceiling=next_ceiling(draft, policy, pods, _asked(draft)),
+        ceiling=next_ceiling(draft, policy, _asked(draft)),
         ready=draft.obs.ready(canary),
         pending=view.pending,
         warming=view.warming,
@@ -251,7 +242,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
     # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
     says = replace(capacity, selector="") != AttemptCapacity()
     draft.set_current(capacity=capacity if says else None)
-    if not grows or is_scaled(draft, draft.stable.identity):
+    if not grows or any(is_scaled(draft, part.lends) for part in parts(draft, canary)):
         return
     few = [part for part in parts(draft, canary) if _has_too_few(draft, part)]
     if few and _stored(draft) != _numbers(capacity):
@@ -294,6 +285,9 @@ def _companions(draft: Draft, before: AttemptCapacity, needed: int) -> tuple[Com
                 reached=max(one.reached, min(view.replicas, wanted)),
                 ready=draft.obs.ready(pair.canary),
                 pending=view.pending,
+                stable_ready=draft.obs.ready(pair.stable)
+                if draft.current.started_at is None
+                else one.stable_ready,
             )
         )
     return tuple(found)

@@ -6,14 +6,14 @@ Nothing is decided here about who is scaled: ``scaling`` does that, and what it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
-from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
-from rollouts.engine.companions import is_way_back, known_pairs, pairs, too_large, versions_of
+from rollouts.engine.capacity import companion_pods, infeasible, most_pods, pods_for
+from rollouts.engine.companions import is_way_back, pairs, too_large
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
+from rollouts.engine.parts import Part, carries, gives_pods, parts, room, stable_pods
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.versions import Identity
@@ -22,7 +22,6 @@ from rollouts.units import FULL, Weight, format_weight
 __all__ = [
     "CAPACITY_REASONS",
     "PODS_TO_COME",
-    "Part",
     "contended",
     "first_reach",
     "is_quick",
@@ -30,12 +29,8 @@ __all__ = [
     "making_room",
     "not_warmable",
     "not_whole",
-    "parts",
-    "passing",
     "restores_left",
-    "room",
     "shortage",
-    "stable_pods",
     "uncontrolled",
     "undrained",
 ]
@@ -68,79 +63,6 @@ PODS_TO_COME = CAPACITY_REASONS - {
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)
 """As often as weights are restored away from stable (``converging``)."""
-
-
-def stable_pods(draft: Draft) -> int:
-    """N: stable's replicas at the start, or its Ready pods where those are more; until then those of now.
-
-    Not what is Ready alone: what is to replace a version that is sick has to carry what all of its pods would.
-    """
-    current = draft.status.current
-    if current is not None and current.started_at is not None and current.capacity is not None:
-        return current.capacity.stable_at_start
-    view = draft.obs.workloads.get(draft.stable.identity, WorkloadView())
-    return max(draft.obs.ready(draft.stable.identity), view.replicas)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A workload of the version that is rolled out: its own, or a companion's."""
-
-    identity: Identity
-    stable: int
-    """What stable's of this kind had at the start: N of the version's own."""
-    beside: tuple[Identity, ...]
-    """Whose pods count together with it: stable's of this kind, and those that lost and are not yet gone."""
-    record: AttemptCapacity | CompanionCapacity | None
-    """What the attempt has of it."""
-
-
-def parts(draft: Draft, canary: Identity) -> tuple[Part, ...]:
-    """The canary's own workload, then its companions', as far as they are known."""
-    lost, current = draft.status.scale_downs, draft.status.current
-    record = current.capacity if current is not None else None
-    known = {one.canary: one for one in record.companions} if record is not None else {}
-    own = Part(
-        identity=canary,
-        stable=stable_pods(draft),
-        beside=_others(canary, draft.stable.identity, *versions_of(lost)),
-        record=record,
-    )
-    pairs_there = known_pairs(draft, canary)
-    roles = {pair.role for pair in pairs_there}
-    beside = (
-        Part(
-            identity=pair.canary,
-            stable=pair.pods,
-            beside=_others(
-                pair.canary,
-                pair.stable,
-                # A role may have been edited since they lost.
-                *(
-                    one.identity
-                    for one in lost
-                    if one.of and (one.role == pair.role or one.role not in roles)
-                ),
-            ),
-            record=known.get(pair.canary),
-        )
-        for pair in pairs_there
-    )
-    return (own, *beside)
-
-
-def _others(mine: Identity, *others: Identity) -> tuple[Identity, ...]:
-    return tuple(dict.fromkeys(arm for arm in others if arm != mine))
-
-
-def room(draft: Draft, part: Part, wanted: int) -> int:
-    """Pods that a workload, which is to have ``wanted``, may have beside the others: all of them without maxSurge."""
-    policy = draft.spec.canary.capacity
-    assert policy is not None
-    most = most_pods(part.stable, policy)
-    if most is None:
-        return wanted + draft.obs.workloads[part.identity].ending
-    return most - sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in part.beside)
 
 
 def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
@@ -205,7 +127,7 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
     wrong = None if is_quick(draft) else not_whole(draft, canary, policy)
     if wrong is not None:
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
-    if (bound := uncontrolled(draft, policy) or not_warmable(draft, canary)) is not None:
+    if (bound := uncontrolled(draft, policy, canary) or not_warmable(draft, canary)) is not None:
         return bound
     if lacking is None:
         return None
@@ -218,10 +140,13 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
 def _needs(draft: Draft, policy: Capacity, canary: Identity, weight: Weight) -> Iterator[tuple[Part, int]]:
     """Each workload of the canary, and the Ready pods that the weight needs of it."""
     own, *companions = parts(draft, canary)
-    needed = _needed(draft, policy, weight)
+    needed = _needed(draft, policy, canary, weight)
     yield own, needed
-    for part, pair in zip(companions, known_pairs(draft, canary), strict=True):
-        yield part, pair.needed(needed, own.stable)
+    gives = gives_pods(draft, canary, policy)
+    for part in companions:
+        beside = companion_pods(needed, part.stable, own.stable)
+        # A walk in moves takes what each kind of pods carries: whole ones of one may have no room beside the other.
+        yield part, min(beside, part.least(first_reach(draft, canary, weight), policy)) if gives else beside
 
 
 def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
@@ -230,21 +155,23 @@ def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
     assert policy is not None
     assert capacity is not None
     stable, canary = draft.stable.identity, draft.current.canary.identity
-    views = [draft.obs.workloads.get(arm, WorkloadView()) for arm in (stable, canary)]
-    what = f"{format_weight(capacity.ceiling)} is what {draft.obs.ready(canary)} Ready pods of {canary.name} carry"
-    for view in views:
+    there = parts(draft, canary)
+    last = min(there, key=lambda part: carries(draft, part, policy))
+    ready = draft.obs.ready(last.identity)
+    what = f"{format_weight(capacity.ceiling)} is what {ready} Ready pods of {last.identity.name} carry"
+    for arm in (arm for part in there for arm in (part.lends, part.identity)):
+        view = draft.obs.workloads.get(arm, WorkloadView())
         if view.managed_by:
             why = f"{view.managed_by} scales {view.what}: {stable.name} keeps its pods, minStable is not ours to keep"
             return Reason.CAPACITY_MANAGED_ELSEWHERE, f"{what}; {why}", False
-    bound = is_unknown(draft, canary) or uncontrolled(draft, policy)
+    bound = is_unknown(draft, canary) or uncontrolled(draft, policy, canary)
     if bound is not None:
         return bound.reason, f"{what}; {bound.message}", False
-    drain = next((one for one in draft.obs.status.drains if one.identity == stable), None)
-    if drain is not None:
+    drains = {one.identity: one for one in draft.obs.status.drains}
+    if (drain := drains.get(last.lends)) is not None:
         return Reason.MAKING_ROOM, f"{what}; {drain.message}", True
-    needed = pods_for(asked, stable_pods(draft), policy)
-    view = views[1]
-    coming = view.replicas - draft.obs.ready(canary)
+    needed, view = last.needed(asked, policy), draft.obs.workloads[last.identity]
+    coming = view.replicas - ready
     if coming > 0:
         pending = (
             f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
@@ -254,8 +181,11 @@ def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
             f"{what}, and {format_weight(asked)} needs {needed}; waiting for {coming}{pending or _warming(view)}",
             False,
         )
-    full = _full(draft, parts(draft, canary)[0])
-    return Reason.MAKING_ROOM, f"{what}, and {format_weight(asked)} needs {needed}; {full}", False
+    return (
+        Reason.MAKING_ROOM,
+        f"{what}, and {format_weight(asked)} needs {needed}; {_full(draft, last)}",
+        False,
+    )
 
 
 def is_quick(draft: Draft) -> bool:
@@ -263,60 +193,51 @@ def is_quick(draft: Draft) -> bool:
     return draft.status.current is not None and draft.status.current.skip_gates
 
 
-def _needed(draft: Draft, policy: Capacity, weight: Weight) -> int:
+def _needed(draft: Draft, policy: Capacity, canary: Identity, weight: Weight) -> int:
     """Ready pods for a weight; the fewest that may be where a way back is all that could serve."""
     if weight and is_quick(draft) and not draft.obs.ready(draft.stable.identity):
         return policy.min_replicas
-    return pods_for(first_reach(draft, weight), stable_pods(draft), policy)
+    return pods_for(first_reach(draft, canary, weight), stable_pods(draft), policy)
 
 
-def first_reach(draft: Draft, weight: Weight) -> Weight:
+def first_reach(draft: Draft, canary: Identity, weight: Weight) -> Weight:
     """The weight that an attempt can begin with: what fits beside all of stable's pods carries it."""
     policy = draft.spec.canary.capacity
     if policy is None or draft.status.started_at is not None:
         return weight
-    n = stable_pods(draft)
-    most = most_pods(n, policy)
-    if most is None or not needs_room(pods_for(weight, n, policy), n, policy):
-        return weight
-    return min(weight, max(carried(most - n, n, policy), Weight(1)))
+    for part in parts(draft, canary):
+        most = most_pods(part.stable, policy)
+        if most is not None and part.needs_room(weight, policy):
+            weight = min(weight, max(part.carried(most - part.stable, policy), Weight(1)))
+    return weight
 
 
-def uncontrolled(draft: Draft, policy: Capacity) -> Blocker | None:
+def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | None:
     """Why stable cannot give the pods that the plan needs while it serves; None where it can, or need not."""
-    n, stable = stable_pods(draft), draft.stable.identity
-    view = draft.obs.workloads.get(stable, WorkloadView())
-    if view.managed_by or not needs_room(pods_for(FULL, n, policy), n, policy):
+    there, started = parts(draft, canary), draft.status.started_at is not None
+    giving = [part for part in there if part.needs_room(FULL, policy)]
+    if not giving or any(_view(draft, part.lends).managed_by for part in there):
         return None
-    why, way_out = undrained(draft, stable) or passing(draft), f"set maxSurge to {pods_for(FULL, n, policy)}"
-    if why:
-        message = (
-            f"the plan takes pods from {stable.name} while it serves, and they cannot be drained: {why}; {way_out}, "
-            "so that stable keeps all of its pods"
-        )
-        return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message)
-    canary = draft.status.canary
-    if canary is None or draft.status.started_at is not None:
-        return None  # the same of the canary later makes an abort immediate (``returning``)
-    why = undrained(draft, canary.identity)
-    message = (
-        f"an abort would take pods from {canary.identity.name} while it serves, and they cannot be drained: {why}; "
-        f"{way_out}, so that stable keeps all of its pods"
-    )
-    return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message) if why else None
+    way_out = f"set maxSurge to {max(part.needed(FULL, policy) for part in there)}"
+    for part in giving:
+        if why := undrained(draft, part.lends):
+            message = (
+                f"the plan takes pods from {part.lends.name} while it serves, and they cannot be drained: {why}; "
+                f"{way_out}, so that stable keeps all of its pods"
+            )
+            return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message)
+    for part in () if started else giving:  # the same of it later makes an abort immediate (``returning``)
+        if why := undrained(draft, part.identity):
+            message = (
+                f"an abort would take pods from {part.identity.name} while it serves, and they cannot be drained: "
+                f"{why}; {way_out}, so that stable keeps all of its pods"
+            )
+            return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message)
+    return None
 
 
-def passing(draft: Draft) -> str:
-    """Why pods of versions that have companions are not taken while they serve; empty where they have none.
-
-    A proxy in a decode pod sends each request to a prefill pod first, and to its own server when that has answered:
-    until then no figure of the decode pod shows it, and nobody keeps requests from a prefill pod.
-    """
-    canary = draft.status.canary
-    found = known_pairs(draft, canary.identity) if canary is not None else ()
-    if not found:
-        return ""
-    return f"what {found[0].stable.name} works on for one of them shows in none of its own figures"
+def _view(draft: Draft, arm: Identity) -> WorkloadView:
+    return draft.obs.workloads.get(arm, WorkloadView())
 
 
 def undrained(draft: Draft, arm: Identity) -> str:

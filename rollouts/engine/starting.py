@@ -24,7 +24,7 @@ from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.shortage import PODS_TO_COME, first_reach, shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
-from rollouts.engine.stopping import with_refusal
+from rollouts.engine.stopping import not_started, with_refusal
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
 from rollouts.engine.unmatched import served_instead, waits_for_unmatched
@@ -216,9 +216,15 @@ def nobody_serves(draft: Draft) -> Said | None:
         )
     if view is not None and view.troubles:
         why = view.troubles[0].message
-        return Reason.STABLE_NOT_READY, f"STABLE {name} GETS NO REQUESTS: {why}"
+        return (
+            Reason.STABLE_NOT_READY,
+            f"STABLE {name} GETS NO REQUESTS: {why}{not_started(draft, stable.identity)}",
+        )
     who = served_instead(draft) or "NOBODY SERVES until it has one"
-    return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: {who}"
+    return (
+        Reason.STABLE_NOT_READY,
+        f"STABLE {name} HAS NO READY ENDPOINT: {who}{not_started(draft, stable.identity)}",
+    )
 
 
 def _way_out(draft: Draft, view: PoolView | None) -> str:
@@ -361,10 +367,12 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
         ready, name = obs.ready(lent.identity), lent.identity.name
         why = pods_missed(draft, lent)
         message = f"{name} gets the pods back that it gave: {ready} of {whole(lent)} are Ready"
+        for part in lent.companions:
+            message += f", {obs.ready(part.identity)} of {whole(part)} of {part.identity.name}"
         message += f"; {why}" if why else ""
         return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=message)
     quick = draft.status.current is not None and draft.status.current.skip_gates
-    asked = first_reach(draft, FULL if quick else first_weight(draft.spec.canary.steps))
+    asked = first_reach(draft, identity, FULL if quick else first_weight(draft.spec.canary.steps))
     short = shortage(draft, identity, asked)
     if short is not None:
         return short

@@ -15,7 +15,7 @@ from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity, Revision
 
-__all__ = ["loses_when_stopped", "start_again", "with_refusal"]
+__all__ = ["loses_when_stopped", "not_started", "start_again", "with_refusal"]
 
 _RECHECK = timedelta(seconds=5)
 
@@ -61,6 +61,16 @@ def _would_serve(draft: Draft) -> bool:
     if traffic is None or draft.obs.refused is not None:
         return True
     return any(rule.entries.get(current.canary.identity.arm, 0) > 0 for rule in traffic.rules)
+
+
+def not_started(draft: Draft, arm: Identity) -> str:
+    """What keeps a stable that is stopped from its start, as the end of a message; empty where nothing is known to."""
+    view = draft.obs.workloads.get(arm, WorkloadView())
+    if not view.stops or view.replicas:
+        return ""
+    if view.problem is not None:
+        return f"; it is not started: {view.problem.message}"
+    return f"; the API server refuses to start it: {view.refused}" if view.refused else ""
 
 
 def with_refusal(draft: Draft, arm: Identity, blocker: Blocker) -> Blocker:

@@ -13,8 +13,9 @@ from rollouts.engine.actions import ReturnTraffic, WriteReason, WriteTraffic
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.returning import pods_missed, way_limit, whole
+from rollouts.engine.returning import pods_missed, ready_of, way_limit, whole
 from rollouts.engine.rollout_status import WayBack
+from rollouts.engine.stopping import not_started
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight, format_weight
 
@@ -190,21 +191,23 @@ def _say_kept(draft: Draft, record: WayBack, kept: Weight) -> None:
     assert lent is not None
     if draft.traffic_problem is not None:
         return
-    ready, full, why = draft.obs.ready(lent.identity), whole(lent), pods_missed(draft, lent)
+    lacking = sum(max(whole(part) - draft.obs.ready(part.identity), 0) for part in lent.parts)
+    why = pods_missed(draft, lent)
     draft.traffic_problem = (
         Reason.RETURNING_WITH_PODS,
-        f"traffic returns as capacity allows: {lent.identity.name} has {ready} of {full} Ready pods, "
-        f"{full - ready} are waited for, and {record.canary.name} keeps {format_weight(kept)} until then"
+        f"traffic returns as capacity allows: {lent.identity.name} has {ready_of(draft, lent)}, "
+        f"{lacking} are waited for, and {record.canary.name} keeps {format_weight(kept)} until then"
         f"{f' ({why})' if why else ''}; `abort` returns all of it at once",
     )
 
 
 def unable(draft: Draft, arm: Identity) -> str:
     """Why stable is given no weight, in words: nobody would answer."""
-    view = draft.obs.pools.get(arm)
+    view, why = draft.obs.pools.get(arm), not_started(draft, arm)
     if view is not None and view.troubles:
-        return f"STABLE {arm.name} GETS NO REQUESTS ({view.troubles[0].message}): weights stay as they are until then"
-    return f"STABLE {arm.name} HAS NO READY ENDPOINT: weights stay as they are until it has one"
+        said = view.troubles[0].message
+        return f"STABLE {arm.name} GETS NO REQUESTS ({said}): weights stay as they are until then{why}"
+    return f"STABLE {arm.name} HAS NO READY ENDPOINT: weights stay as they are until it has one{why}"
 
 
 def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteReason, limit: Weight) -> None:

@@ -5,13 +5,14 @@ A pool says by a label which pool's version it belongs to; a Rollout lists it (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.objects.fields import map_of, metadata_of, text_of
+from rollouts.objects.pools import ROLES_ANNOTATION, read_roles, with_role
 
-__all__ = ["MOST", "ROLE_LABEL", "WITH_LABEL", "Belongs", "belongs", "companions_of"]
+__all__ = ["MOST", "ROLE_LABEL", "WITH_LABEL", "Belongs", "belongs", "companions_of", "roles_hint", "within"]
 
 WITH_LABEL = "inferencerollouts.dev/with"
 """On an InferencePool: the name of the InferencePool of the version that its pods work for."""
@@ -38,6 +39,30 @@ def belongs(pool: Mapping[str, Any]) -> Belongs | None:
     labels = map_of(meta.get("labels"))
     of, name = text_of(labels.get(WITH_LABEL)), text_of(meta.get("name"))
     return Belongs(pool=name, of=of, role=text_of(labels.get(ROLE_LABEL))) if of and name else None
+
+
+def within(pool: Mapping[str, Any]) -> list[Belongs]:
+    """Of a raw InferencePool the pods of other roles than the one that requests are sent to: they work for that one."""
+    name, roles = text_of(metadata_of(pool).get("name")), read_roles(pool)
+    others = roles.others if roles is not None and name else ()
+    return [Belongs(pool=with_role(name, role), of=name, role=role) for role in others]
+
+
+_ROLE_OF_LLM_D = "llm-d.ai/role"
+
+
+def roles_hint(templates: Sequence[Mapping[str, Any]]) -> str:
+    """Labels of Pod templates of one pool: how to say that they are roles of one version, as the end of a message.
+
+    The label is llm-d's, or the first that has another value in each; the first value is decode where there is one.
+    """
+    names = set(templates[0]).intersection(*templates) if templates else set()
+    apart = [name for name in sorted(names) if len({one[name] for one in templates}) == len(templates)]
+    label = _ROLE_OF_LLM_D if _ROLE_OF_LLM_D in apart or not apart else apart[0]
+    values = [one[label] for one in templates] if label in apart else ["decode", "prefill"]
+    values.sort(key=lambda value: (value != "decode", value))
+    said = f"{ROLES_ANNOTATION}: {label}={','.join(values)}"
+    return f"; where they are roles of one version, such as prefill beside decode, say which pods get requests: {said}"
 
 
 def companions_of(

@@ -12,14 +12,32 @@ from typing import Any
 
 from rollouts.objects.fields import dict_at, items_at, list_of, map_of, metadata_of, port_of, text_at, text_of
 
-__all__ = ["POOL_GROUPS", "POOL_KIND", "ParentRefusal", "PickerRef", "Pool", "former_pool", "read_pool"]
+__all__ = [
+    "POOL_GROUPS",
+    "POOL_KIND",
+    "ROLES_ANNOTATION",
+    "ParentRefusal",
+    "PickerRef",
+    "Pool",
+    "Roles",
+    "former_pool",
+    "read_pool",
+    "read_roles",
+    "with_role",
+]
 
 POOL_KIND = "InferencePool"
 POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
 """The groups that serve InferencePools, the newer one first."""
 
+ROLES_ANNOTATION = "inferencerollouts.dev/roles"
+"""On an InferencePool that selects pods of several roles, ``llm-d.ai/role=decode,prefill``: the label that tells them
+apart, the value of those that requests are sent to, and those of pods that work for them."""
+
 Object = Mapping[str, Any]
 
+_MOST_ROLES = 9
+"""As many as a version may have companions, and its own pods."""
 _DEFAULT_PORT = 8000
 """The model server's port where a pool cannot be read: vLLM's own."""
 _DEFAULT_PICKER_PORT = 9002
@@ -56,9 +74,19 @@ class ParentRefusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """How the pods of one pool are told apart: by a label, whose value ``serves`` those have that get requests."""
+
+    label: str
+    serves: str
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """An InferencePool. ``selector`` is empty, and selects nothing, when it cannot be read.
 
+    Where it has ``roles``, it selects the pods of the one that requests are sent to.
     ``picker`` is None where the pool names none, or one that is no Service: ``picker_kind`` then says what it is.
     """
 
@@ -73,6 +101,15 @@ class Pool:
     fail_open: bool = False
     """``failureMode: FailOpen``: the gateway serves without the picker when that does not answer."""
     refusals: tuple[ParentRefusal, ...] = ()
+    roles: Roles | None = None
+
+    def role(self, name: str) -> Pool | None:
+        """Its pods of another role, as a pool; None where it has none such."""
+        if self.roles is None or name not in self.roles.others:
+            return None
+        others = (pair for pair in self.selector if pair[0] != self.roles.label)
+        selector = tuple(sorted((*others, (self.roles.label, name))))
+        return replace(self, name=with_role(self.name, name), selector=selector, roles=None)
 
     @property
     def unsplit_when_down(self) -> str:
@@ -114,14 +151,15 @@ class Pool:
 def read_pool(obj: Object) -> Pool:
     """Read an InferencePool; wrong types read as absent, never raise."""
     group, slash, _ = text_at(obj, "apiVersion").partition("/")
-    spec = map_of(obj.get("spec"))
+    spec, roles = map_of(obj.get("spec")), read_roles(obj)
     ref = map_of(spec.get("endpointPickerRef") or spec.get("extensionRef"))
     return Pool(
         group=group if slash else "",
         namespace=str(metadata_of(obj).get("namespace", "")),
         name=str(metadata_of(obj).get("name", "")),
-        selector=_selector(spec),
+        selector=_selector(spec, roles),
         ports=_ports(spec),
+        roles=roles,
         picker=_picker(ref),
         picker_kind=str(ref.get("kind", "Service")) if ref.get("name") else "",
         fail_open=ref.get("failureMode") == "FailOpen",
@@ -138,12 +176,32 @@ def former_pool(group: str, namespace: str, name: str, text: str) -> Pool | None
     return Pool(group=group, namespace=namespace, name=name, selector=selector, ports=())
 
 
-def _selector(spec: Object) -> tuple[tuple[str, str], ...]:
+def with_role(pool: str, role: str) -> str:
+    """How the pods of a role are called, where they are no pool of their own: no object has such a name."""
+    return f"{pool}/{role}"
+
+
+def read_roles(obj: Object) -> Roles | None:
+    """What a raw InferencePool says by its annotation; None where that is not there, or makes no sense."""
+    said = text_of(map_of(metadata_of(obj).get("annotations")).get(ROLES_ANNOTATION))
+    label, equals, listed = said.partition("=")
+    values = [value.strip() for value in listed.split(",")]
+    apart = len(set(values)) == len(values) and all(values)
+    if not (label.strip() and equals and apart and 2 <= len(values) <= _MOST_ROLES):
+        return None
+    return Roles(label=label.strip(), serves=values[0], others=tuple(values[1:]))
+
+
+def _selector(spec: Object, roles: Roles | None) -> tuple[tuple[str, str], ...]:
     """Sorted labels; none where one of them is no text: what is left of a selector would select more than it says."""
     selector = map_of(spec.get("selector"))
     labels = map_of(selector.get("matchLabels", selector))
     if not all(isinstance(key, str) and isinstance(value, str) for key, value in labels.items()):
         return ()
+    if roles is not None and labels:
+        if labels.get(roles.label, roles.serves) != roles.serves:
+            return ()  # it selects another role than it says
+        labels = {**labels, roles.label: roles.serves}
     return tuple(sorted(labels.items()))
 
 

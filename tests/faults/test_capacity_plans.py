@@ -17,7 +17,16 @@ from rollouts.controller import gathering, warming, workloads
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
 from rollouts.controller.scaling import WorkloadScaler
-from rollouts.engine import converging, drains, lending, planning, scaling, shortage, wayback
+from rollouts.engine import (
+    converging,
+    drains,
+    lending,
+    parts,
+    planning,
+    scaling,
+    taking_back,
+    wayback,
+)
 from rollouts.engine.rollout_status import ScaleDown
 from rollouts.units import FULL, ZERO
 from tests.kit.faults.capacity_plans import COMMON, capacity_plans, every_plan, late_plans
@@ -42,6 +51,9 @@ COMMANDED = "capacity: one spare pod: aborted by command at half"
 PREFILL = "capacity: prefill: promoted, and what prefill works on for the old pods is over"
 PREFILL_RETRIED = "capacity: prefill: aborted, then retried"
 PREFILL_THIRD = "capacity: prefill: another target at half"
+PREFILL_SPARE = "capacity: prefill: one spare pod of each kind: promoted"
+PREFILL_REVERTED = "capacity: prefill: one spare pod of each kind: reverted at half"
+PREFILL_SPARE_DELETED = "capacity: prefill: one spare pod of each kind: deleted at half"
 PREFILL_DELETED = "capacity: prefill: deleted in the middle"
 
 SAMPLE = 41
@@ -79,6 +91,9 @@ def test_the_clean_run_keeps_every_invariant(name: str) -> None:
         (PREFILL_RETRIED, 149),
         (PREFILL_THIRD, 97),
         (PREFILL_DELETED, SAMPLE),
+        (PREFILL_SPARE, 151),
+        (PREFILL_REVERTED, 149),
+        (PREFILL_SPARE_DELETED, 149),
     ],
 )
 def test_a_sample_of_plans_breaks_nothing(name: str, every: int) -> None:
@@ -271,7 +286,7 @@ def _marks_stay(patch: pytest.MonkeyPatch) -> None:
 
 
 def _prefill_unseen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shortage, "known_pairs", lambda *_: ())
+    patch.setattr(parts, "known_pairs", lambda *_: ())
 
 
 def _prefill_first(patch: pytest.MonkeyPatch) -> None:
@@ -300,7 +315,38 @@ def _prefill_of_stable_taken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scaling, "companions_in_use", lambda _: {})
 
 
+def _floor_of_prefill_unseen(patch: pytest.MonkeyPatch) -> None:
+    """Of prefill stable gives all that minStable lets it."""
+    real = lending._settle
+
+    def settle(draft: Any, policy: Any, part: Any) -> Any:
+        if part.role is None:
+            return real(draft, policy, part)
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(lending, "stable_pods_for", lambda _, n, policy: 0)
+            return real(draft, policy, replace(part, record=replace(part.record, wanted=9)))
+
+    patch.setattr(lending, "_settle", settle)
+
+
+def _prefill_never_taken_back(patch: pytest.MonkeyPatch) -> None:
+    real = taking_back._take_back_part
+
+    def back(draft: Any, part: Any, *, free: bool) -> Any:
+        mine = part is draft.status.stable_scale
+        return real(draft, part, free=free) if mine else (part, True)
+
+    patch.setattr(taking_back, "_take_back_part", back)
+
+
 PLANTED = [
+    Planted(
+        "prefill of stable goes before its share", _floor_of_prefill_unseen, Invariant.FLOOR, PREFILL_SPARE
+    ),
+    Planted("prefill goes with its requests", _drain_unseen, Invariant.DRAINED, PREFILL_SPARE),
+    Planted(
+        "stable gets its prefill not back", _prefill_never_taken_back, Invariant.CONVERGED, PREFILL_REVERTED
+    ),
     Planted("weight does not wait for prefill", _prefill_unseen, Invariant.PODS_FIRST, PREFILL),
     Planted("prefill goes before its decode", _prefill_first, Invariant.DRAINED, PREFILL),
     Planted("what prefill works on is not looked at", _work_unseen, Invariant.DRAINED, PREFILL),

@@ -16,6 +16,7 @@ class KnownLoads:
         self.by_pod = dict(by_pod or {})
         self.silent: set[str] = set()
         self.why = ""
+        self.unlisted_why = ""
 
     def requests(self, pool: Pool) -> int | None:
         """See ``InFlight``."""
@@ -29,6 +30,10 @@ class KnownLoads:
         """See ``InFlight``."""
         return self.why
 
-    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+    def unlisted(self, pool: Pool) -> str:
+        """See ``InFlight``."""
+        return self.unlisted_why
+
+    def leaving(self, pool: Pool, names: Collection[str], *, hidden: float = 0.0) -> Mapping[str, int | None]:
         """See ``InFlight``."""
         return {name: None if name in self.silent else self.by_pod.get(name) for name in names}

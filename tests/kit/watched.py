@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from fractions import Fraction
+from math import ceil
 from types import MappingProxyType
 
 from rollouts.api.status import read_status, write_status
@@ -16,6 +18,7 @@ from rollouts.engine.capacity import (
     infeasible,
     least_stable,
     most_pods,
+    needs_room,
     pods_for,
     stable_pods_for,
 )
@@ -40,6 +43,8 @@ class Watched:
     """What the spec says at the end where it says nothing."""
     prefill: Mapping[Identity, Identity] = MappingProxyType({})
     """Companions, by their pools: whose pods they work for."""
+    roles: Mapping[Identity, str] = MappingProxyType({})
+    """Their roles."""
     crowded = True
     """People scale by hand, so that at the end there may be no room within any limit."""
 
@@ -73,14 +78,14 @@ class Watched:
                 self.note_weights()
         if crash_after is None:
             if world.status.stable is not None and world.status.stable != decided.status.stable:
-                self.owed.pop(world.status.stable.identity, None)  # replaced
+                self.owed.clear()  # replaced
             world.status = decided.status
         self._note_debts()
 
     def _note_debts(self) -> None:
         lent, world = self.world.status.stable_scale, self.world
         if lent is not None:
-            self.owed[lent.identity] = lent.full
+            self.owed |= {part.identity: part.full for part in lent.parts}
         else:  # what it has back may be taken by others, and is no debt any more
             self.owed = {arm: full for arm, full in self.owed.items() if world.fleets[arm].replicas < full}
         if any(event.reason is Reason.SCALE_DOWN_LEFT for event in world.events):
@@ -94,41 +99,50 @@ class Watched:
         status = world.status
         assert status.stable is not None
         assert not fleet.managed_by, "an autoscaler's workload is never scaled"
-        if action.identity in self.prefill:
-            self._look_at_companion(action)
-            return
-        if action.identity == status.stable.identity:
+        version = self.prefill.get(action.identity, action.identity)
+        if version == status.stable.identity:
             self._look_at_stable(action)
         elif action.replicas >= fleet.replicas:
             self._look_at_rise(action)
         elif any(one.identity == action.identity and one.decided for one in status.scale_downs):
-            self._look_at_loser(action)
+            self._look_at_loser(action, version)
         else:
             self._look_at_drain(action)
-            share = Weight(max(round(world.share_of(action.identity) * FULL) - 1, 0))
-            lent = status.stable_scale
-            assert lent is not None, "only for a stable that gets pods back"
-            assert lent.returning
-            headroom = Capacity() if world.spec is None else world.spec.canary.capacity or Capacity()
-            assert action.replicas >= pods_for(share, lent.full, headroom), "what its share needs"
+            self._look_at_room_made(action, version)
+
+    def _look_at_room_made(self, action: ScaleWorkload, version: Identity) -> None:
+        """What lost gives for a stable that gets pods back, of each kind what its share does not need."""
+        world, lent = self.world, self.world.status.stable_scale
+        assert lent is not None, "only for a stable that gets pods back"
+        assert lent.returning
+        share = Weight(max(round(world.share_of(version) * FULL) - 1, 0))
+        policy = Capacity() if world.spec is None else world.spec.canary.capacity or Capacity()
+        full = lent.full
+        if action.identity in self.prefill:
+            role = self.roles[action.identity]
+            full = next(one.full for one in lent.companions if self.roles[one.identity] == role)
+            policy = replace(policy, min_replicas=1)
+        assert action.replicas >= pods_for(share, full, policy), "what its share needs"
 
     def _look_at_stable(self, action: ScaleWorkload) -> None:
         world, fleet, lent = self.world, self.world.fleets[action.identity], self.world.status.stable_scale
         assert lent is not None, "stable is scaled only once it is stored what it gets back"
-        assert action.replicas <= lent.full
+        part = next((one for one in lent.parts if one.identity == action.identity), None)
+        assert part is not None, "and which of its companions"
+        assert action.replicas <= part.full
         if action.replicas >= fleet.replicas:
             beside = self._beside(action.identity)
             taken = sum(world.fleets[arm].taken for arm in beside) + action.replicas + fleet.ending
             free = world.spec is not None and world.spec.canary.capacity is None
-            assert not lent.most or free or taken <= lent.most, "no more pods than there is room for"
+            assert not part.most or free or taken <= part.most, "no more pods than there is room for"
             return
         assert world.spec is not None
         policy = world.spec.canary.capacity
         assert policy is not None
-        assert action.replicas >= least_stable(lent.full, policy), "never under minStable"
+        assert action.replicas >= least_stable(part.full, policy), "never under minStable"
         canary = world.current.canary.identity
         weight = Weight(int(world.share_of(canary) * FULL))
-        assert action.replicas >= stable_pods_for(weight, lent.full, policy), "what its share needs"
+        assert action.replicas >= stable_pods_for(weight, part.full, policy), "what its share needs"
         assert world.status.hold is None
         self._look_at_drain(action)
 
@@ -148,48 +162,16 @@ class Watched:
         assert over or fleet.replicas - action.replicas <= free, "no pod with work before the timeout"
 
     def _beside(self, arm: Identity) -> set[Identity]:
+        """Whose pods count beside these: those of the same kind, of versions that are there, and of what lost."""
         status = self.world.status
         assert status.stable is not None
-        canary = {status.current.canary.identity} if status.current and not status.aborted else set()
-        lost = (one.identity for one in status.scale_downs if one.of is None)
-        return {status.stable.identity, *canary, *lost} - {arm}
-
-    def _look_at_companion(self, action: ScaleWorkload) -> None:
-        """Of the canary up, of what lost down; stable's is never scaled."""
-        world, fleet = self.world, self.world.fleets[action.identity]
-        status = world.status
-        assert world.spec is not None
-        assert status.stable is not None
-        policy = world.spec.canary.capacity
-        assert policy is not None
-        version = self.prefill[action.identity]
-        assert version != status.stable.identity, "stable's companions keep their pods"
-        if action.replicas >= fleet.replicas:
-            self._look_at_companions_rise(action, policy)
-            return
-        assert any(one.identity == action.identity and one.decided for one in status.scale_downs)
-        owed = next(one for one in status.scale_downs if one.identity == action.identity)
-        assert world.share_of(version) == 0, "what works for one with weight is never scaled down"
-        idle = world.now - self.without_weight[version]
-        assert idle >= scaling.SETTLE
-        decode = world.fleets[version]
-        assert owed.of == action.identity or decode.replicas <= policy.scale_down_to, "decode goes first"
-        answers = fleet.in_flight != 0 and fleet.pods and idle < policy.drain_timeout
-        assert not answers, "no pod with work is taken away before the timeout"
-
-    def _look_at_companions_rise(self, action: ScaleWorkload, policy: Capacity) -> None:
-        world, fleet = self.world, self.world.fleets[action.identity]
-        capacity = world.current.capacity
-        assert capacity is not None
-        known = next(one for one in capacity.companions if one.canary == action.identity)
-        assert action.replicas <= known.wanted, "the number is stored before it is written"
-        lost = {one.identity for one in world.status.scale_downs if one.of is not None}
-        beside = (lost | {known.stable}) - {action.identity}
-        taken = sum(world.fleets[arm].taken for arm in beside) + action.replicas + fleet.ending
-        most = most_pods(known.stable_at_start, policy)
-        assert most is None or taken <= most, "no more pods than there is room for"
-        held = world.freeze or (world.turn and world.current.started_at is None)
-        assert world.current.skip_gates or not held, "no pods for who waits for others"
+        running = status.current if status.current and not status.aborted else None
+        capacity = running.capacity if running is not None else None
+        there = {status.stable.identity, *([running.canary.identity] if running is not None else [])}
+        there |= {pool for pool, version in self.prefill.items() if version == status.stable.identity}
+        there |= {one.canary for one in capacity.companions} if capacity is not None else set()
+        there |= {one.identity for one in status.scale_downs}
+        return {one for one in there if self.roles.get(one) == self.roles.get(arm)} - {arm}
 
     def _works(self, version: Identity, idle: timedelta, policy: Capacity) -> bool:
         """Whether a companion of a version that lost may still work on requests of its pods."""
@@ -203,29 +185,34 @@ class Watched:
         policy, capacity = world.spec.canary.capacity, world.current.capacity
         assert policy is not None
         assert capacity is not None
-        assert action.replicas <= capacity.wanted, "the number is stored before it is written"
+        record = next((one for one in capacity.companions if one.canary == action.identity), capacity)
+        assert (record is capacity) == (action.identity not in self.prefill)
+        assert action.replicas <= record.wanted, "the number is stored before it is written"
         held = world.freeze or (world.turn and world.current.started_at is None)
         assert world.current.skip_gates or not held, "no pods for who waits for others"
         taken = sum(world.fleets[arm].taken for arm in self._beside(action.identity))
         taken += action.replicas + fleet.ending
-        most = most_pods(capacity.stable_at_start, policy)
+        most = most_pods(record.stable_at_start, policy)
         assert most is None or taken <= most, "no more pods than there is room for"
 
-    def _look_at_loser(self, action: ScaleWorkload) -> None:
+    def _look_at_loser(self, action: ScaleWorkload, version: Identity) -> None:
         world, fleet = self.world, self.world.fleets[action.identity]
         assert world.spec is not None
         policy = world.spec.canary.capacity
         assert policy is not None
-        assert world.share_of(action.identity) == 0, "what has weight is never scaled down"
-        idle = world.now - self.without_weight[action.identity]
+        assert world.share_of(version) == 0, "what has weight, or works for it, is never scaled down"
+        idle = world.now - self.without_weight[version]
         answers = fleet.in_flight != 0 and fleet.pods and idle < policy.drain_timeout
         if any(one.identity == action.identity for one in world.status.drains) and (
-            answers or idle < scaling.SETTLE
+            answers or idle < scaling.SETTLE or version != action.identity
         ):
             self._look_at_drain(action)
             return
         assert idle >= scaling.SETTLE
         assert not answers, "no pod with work is taken away before the timeout"
+        owed = next(one for one in world.status.scale_downs if one.identity == action.identity)
+        first = version == action.identity or owed.of == action.identity
+        assert first or world.fleets[version].replicas <= policy.scale_down_to, "decode goes first"
         assert not self._works(action.identity, idle, policy), "what prefill works on is a request of decode"
 
     def _look_at_weight(self, action: WriteTraffic) -> None:
@@ -241,9 +228,21 @@ class Watched:
         if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
             needed = policy.min_replicas  # nobody else could serve
         assert world.fleets[canary].ready >= needed, "weight only when its pods are Ready"
-        for one in capacity.companions if world.current.started_at is not None else ():
-            beside = companion_pods(needed, one.stable_at_start, capacity.stable_at_start)
-            assert world.fleets[one.canary].ready >= beside, "and those that work for them"
+        sizes = [(one.canary, one.stable_at_start) for one in capacity.companions]
+        gives = self._gives(capacity.stable_at_start, [size for _, size in sizes], policy)
+        for companion, size in sizes if world.current.started_at is not None else ():
+            beside = companion_pods(needed, size, capacity.stable_at_start)
+            if gives:  # a walk in moves goes by what each kind of pods carries
+                share = Fraction(action.desired.weight * 1, 10_000) * size
+                beside = min(beside, ceil(share * Fraction(policy.headroom).limit_denominator(100)))
+            assert world.fleets[companion].ready >= beside, "and those that work for them"
+
+    @staticmethod
+    def _gives(n: int, sizes: list[int], policy: Capacity) -> bool:
+        """Whether stable has to give pods of some kind before the canary has all."""
+        lead = pods_for(FULL, n, policy)
+        needs = [(lead, n), *((companion_pods(lead, size, n), size) for size in sizes)]
+        return any(needs_room(needed, size, policy) for needed, size in needs)
 
     def _look_at_return(self, action: ReturnTraffic, status: RolloutStatus) -> None:
         """Stable gets as much as it has Ready pods for, where those can be waited for."""
@@ -254,10 +253,20 @@ class Watched:
         stable = world.fleets[lent.identity]
         if canary.managed_by or stable.managed_by or not canary.ready or not stable.ready:
             return
-        whole = min(lent.full, lent.ready_at_start or lent.full)
-        kept = FULL - min(FULL, stable.ready * FULL // whole)
         policy = (world.spec.canary.capacity if world.spec is not None else None) or Capacity()
-        theirs = carried(canary.ready, lent.full, replace(policy, min_replicas=0))
+        policy = replace(policy, min_replicas=0)
+        kept, theirs = ZERO, carried(canary.ready, lent.full, policy)
+        for part in lent.parts:
+            whole = min(part.full, part.ready_at_start or part.full)
+            ready = world.fleets[part.identity].ready
+            kept = max(kept, Weight(FULL - (FULL if ready >= whole else ready * FULL // whole)))
+            if part.identity in self.prefill:
+                mine = [pool for pool, of in self.prefill.items() if of == action.record.canary.arm]
+                same = [pool for pool in mine if self.roles[pool] == self.roles[part.identity]]
+                beside = world.fleets[same[0]]
+                if beside.managed_by or world.fleets[part.identity].managed_by:
+                    return
+                theirs = min(theirs, carried(beside.ready, part.full, policy))
         assert action.limit == min(kept, theirs), "stable gets what it can serve, or what the canary cannot"
 
     def hang(self) -> None:
@@ -310,8 +319,8 @@ class Watched:
         )
         assert status.stable is not None
         assert (status.scale_downs, status.drains, status.stable_scale) == ((), (), None)
-        full = self.owed.get(status.stable.identity, 0)
-        assert world.fleets[status.stable.identity].replicas >= full, "stable has its replicas again"
+        for arm, full in self.owed.items():
+            assert world.fleets[arm].replicas >= full, f"stable has its replicas of {arm.name} again"
         assert world.fleets[status.stable.identity].ready > 0
         if status.phase is Phase.HEALTHY:
             assert world.share_of(status.stable.identity) == 1

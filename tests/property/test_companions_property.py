@@ -15,41 +15,42 @@ from typing import Any
 
 import pytest
 
-from rollouts.engine import scaling, shortage
+from rollouts.engine import lending, parts, scaling, taking_back
 from rollouts.engine.capacity import companion_pods
-from rollouts.engine.observation import Blocker, Companion, GateOutcome, GateView
+from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import Capacity, PodCount
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 from rollouts.engine.rollout_status import Phase, ScaleDown
-from tests.kit.fleet import Fleet, PodState
-from tests.kit.watched import Watched
+from tests.kit.fleet import Fleet
+from tests.kit.walking import ARMS, Walking
 from tests.kit.world import World, background, pause, pool, spec, weight
 
-WALKS, STEPS = 30, 40
+WALKS, STEPS = 50, 40
 MORE = int(os.environ.get("COMPANION_WALKS", "1500"))
-ARMS = [pool(name) for name in ("v1", "v2", "v3")]
 ROLES = ("prefill", "encode")
 BESIDE = {arm: {role: pool(f"{role}-{arm.name}") for role in ROLES} for arm in ARMS}
-GOES_WELL = 0.6
-"""Of the steps."""
 
 
-class Walk(Watched):
-    """One walk by a seed, with one or two companions of each version."""
+class Walk(Walking):
+    """One walk by a seed, with one or two companions of each version; on every other one stable gives pods."""
 
-    crowded = False
+    goes_well = 0.65
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         pick = self.rng.choice
         self.size = pick([1, 3, 4, 8])
-        self.roles = ROLES[: pick([1, 1, 2])]
-        self.prefill = {BESIDE[arm][role]: arm for arm in ARMS for role in self.roles}
+        self.kinds = ROLES[: pick([1, 1, 2])]
+        self.prefill = {BESIDE[arm][role]: arm for arm in ARMS for role in self.kinds}
+        self.roles = {BESIDE[arm][role]: role for arm in ARMS for role in self.kinds}
+        self.gives = seed % 2 == 1
+        wide = [None, None, PodCount(number=100, percent=True), PodCount(number=12)]
         self.policy = Capacity(
-            max_surge=pick([None, None, PodCount(number=100, percent=True), PodCount(number=12)]),
-            min_stable=pick([PodCount(number=100, percent=True), PodCount(number=1)]),
+            max_surge=PodCount(number=pick([1, 1, 2])) if self.gives else pick(wide),
+            min_stable=PodCount(number=1) if self.gives else PodCount(number=100, percent=True),
+            abort=pick(list(AbortSpeed)),
             headroom=pick([1.0, 1.0, 0.5]),
-            min_replicas=pick([1, 2]),
+            min_replicas=1 if self.gives else pick([1, 2]),
             drain_timeout=timedelta(minutes=5),
             scale_down_delay=pick([timedelta(0), timedelta(minutes=2)]),
             scale_down_to=pick([0, 0, 1]),
@@ -58,7 +59,7 @@ class Walk(Watched):
             self.policy = replace(self.policy, min_replicas=1)
         fleets = {arm: Fleet.of(arm.name, self.size if arm == ARMS[0] else 0) for arm in ARMS}
         for arm in ARMS:
-            for role in self.roles:
+            for role in self.kinds:
                 number = pick([1, 2, 4, 9]) if arm == ARMS[0] else 0
                 fleets[BESIDE[arm][role]] = Fleet.of(BESIDE[arm][role].name, number)
         made = spec(
@@ -80,25 +81,17 @@ class Walk(Watched):
     def named(self) -> None:
         """Each version has its own companions."""
         self.world.companions = {
-            arm: tuple(Companion(identity=BESIDE[arm][role], role=role) for role in sorted(self.roles))
+            arm: tuple(Companion(identity=BESIDE[arm][role], role=role) for role in sorted(self.kinds))
             for arm in ARMS
         }
 
     def go(self, steps: int) -> None:
         """Walk, and come to rest."""
-        self._target("v2")
-        for _ in range(steps):
-            if self.rng.random() < GOES_WELL:
-                self._well()
-            else:
-                self.rng.choice(_DISTURBANCES)(self)
-                for _ in range(self.rng.randint(0, 3)):
-                    self.plan_once(None)
+        self.walk(steps)
         self.named()
-        self._capacity(replace(self.policy, max_surge=None))
-        for name, gate in self.world.gates.items():
-            if gate.outcome is GateOutcome.ABORT:
-                self.world.gates[name] = replace(gate, outcome=GateOutcome.RUNNING)
+        self.repair()
+        if not self.gives:
+            self._capacity(replace(self.policy, max_surge=None))
         self.calm()
         self._look_at_the_end()
 
@@ -109,7 +102,7 @@ class Walk(Watched):
             fleet.used_by = ""
         stable = self.world.status.stable
         assert stable is not None
-        counted = {role: self.world.fleets[BESIDE[stable.identity][role]].replicas for role in self.roles}
+        counted = {role: self.world.fleets[BESIDE[stable.identity][role]].replicas for role in self.kinds}
         n = self.world.fleets[stable.identity].replicas
         asked = self.world.spec.target.name if self.world.spec is not None else ""
         self.world.tell("retry")
@@ -119,7 +112,7 @@ class Walk(Watched):
             return
         assert status.phase is Phase.HEALTHY
         assert self.world.fleets[stable.identity].replicas <= self.policy.scale_down_to
-        for role in self.roles:
+        for role in self.kinds:
             new = self.world.fleets[BESIDE[status.stable.identity][role]]
             lead = self.world.fleets[status.stable.identity].replicas
             wanted = companion_pods(min(lead, n), counted[role], n)
@@ -131,58 +124,6 @@ class Walk(Watched):
 
     # --- what happens ---
 
-    def _well(self) -> None:
-        for fleet in self.world.fleets.values():
-            fleet.settle()
-        for name, gate in self.world.gates.items():
-            self.world.gates[name] = replace(gate, may_pass=True)
-        for _ in range(4):
-            self.plan_once(None)
-        self.world.now += timedelta(seconds=self.rng.choice([5, 6, 31]))
-
-    def _fleet(self) -> Fleet:
-        return self.rng.choice(list(self.world.fleets.values()))
-
-    def _edit(self, **changes: Any) -> None:
-        assert self.world.spec is not None
-        self.world.spec = replace(self.world.spec, **changes)
-        self.world.generation += 1
-
-    def _capacity(self, policy: Capacity | None) -> None:
-        assert self.world.spec is not None
-        self._edit(canary=replace(self.world.spec.canary, capacity=policy))
-
-    def _target(self, name: str) -> None:
-        assert self.world.spec is not None
-        self._edit(target=replace(self.world.spec.target, name=name))
-
-    def pod_moves(self) -> None:
-        fleet = self._fleet()
-        index = self.rng.randrange(max(fleet.live, 1))
-        if index < fleet.live and fleet.pods[index] is not PodState.ENDING:
-            fleet.move(index, self.rng.choice([*PodState, None]))
-
-    def pods_die(self) -> None:
-        fleet = self._fleet()
-        fleet.pods = [pod if pod is PodState.ENDING else PodState.STARTING for pod in fleet.pods]
-
-    def requests(self) -> None:
-        self._fleet().in_flight = self.rng.choice([0, 0, 2, None])
-
-    def autoscaler(self) -> None:
-        self._fleet().managed_by = self.rng.choice(["", "", "HorizontalPodAutoscaler x"])
-
-    def used(self) -> None:
-        self._fleet().used_by = self.rng.choice(["", "HTTPRoute preview"])
-
-    def somebody_scales(self) -> None:
-        fleet = self._fleet()
-        fleet.scale(self.rng.randint(0, fleet.replicas + 1))
-
-    def a_workload_is_lost(self) -> None:
-        unknown = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
-        self._fleet().problem = self.rng.choice([None, None, unknown])
-
     def relabelled(self) -> None:
         arm, other = self.rng.choice(ARMS), self.rng.choice(ARMS)
         theirs = self.world.companions[other]
@@ -192,50 +133,35 @@ class Walk(Watched):
     def labelled_again(self) -> None:
         self.named()
 
-    def retarget(self) -> None:
-        self._target(self.rng.choice(["v1", "v2", "v2", "v3"]))
+    def scaled_up(self) -> None:
+        fleet = self._fleet()
+        fleet.scale(self.rng.randint(0, fleet.replicas + 1))
 
-    def command(self) -> None:
-        self.world.tell(
-            self.rng.choice(["promote", "promoteFull", "abort", "retry", "retry", "pause", "resume"])
-        )
-
-    def gate_fails(self) -> None:
-        for name in self.world.gates:
-            self.world.gates[name] = GateView(name=name, outcome=GateOutcome.ABORT, message="p95")
-
-    def edited(self) -> None:
-        others = [self.policy, None, replace(self.policy, max_surge=PodCount(number=1))]
-        self._capacity(self.rng.choice(others))
-        self._edit(paused=self.rng.random() < 0.2)
-
-    def crash(self) -> None:
-        self.plan_once(self.rng.randint(0, 3))
-
-    def time(self) -> None:
-        self.world.now += timedelta(seconds=self.rng.choice([1, 31, 121, 400]))
-
-
-_DISTURBANCES: list[Callable[[Walk], None]] = [
-    Walk.pod_moves,
-    Walk.pods_die,
-    Walk.requests,
-    Walk.requests,
-    Walk.autoscaler,
-    Walk.used,
-    Walk.somebody_scales,
-    Walk.relabelled,
-    Walk.labelled_again,
-    Walk.labelled_again,
-    Walk.retarget,
-    Walk.command,
-    Walk.command,
-    Walk.gate_fails,
-    Walk.edited,
-    Walk.crash,
-    Walk.crash,
-    Walk.time,
-]
+    disturbances = (
+        Walking.pod_moves,
+        Walking.pods_die,
+        Walking.drains,
+        Walking.autoscaler,
+        Walking.used,
+        Walking.refuses,
+        Walking.return_hangs,
+        Walking.somebody_scales_stable_up,
+        scaled_up,
+        relabelled,
+        labelled_again,
+        labelled_again,
+        Walking.retarget,
+        Walking.command,
+        Walking.command,
+        Walking.gate_fails,
+        Walking.gate_fails,
+        Walking.overwritten,
+        Walking.edited,
+        Walking.uncounted,
+        Walking.crash,
+        Walking.crash,
+        Walking.time,
+    )
 
 
 @pytest.mark.parametrize("seed", range(WALKS))
@@ -252,7 +178,7 @@ def test_companions_keep_with_their_versions_for_long() -> None:
 
 
 def _weight_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shortage, "known_pairs", lambda *_: ())
+    patch.setattr(parts, "known_pairs", lambda *_: ())
 
 
 def _all_at_once(patch: pytest.MonkeyPatch) -> None:
@@ -276,15 +202,61 @@ def _forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scaling, "_add_owed", alone)
 
 
-def _walks() -> None:
-    for seed in range(WALKS):
+def _share_of_companions_unseen(patch: pytest.MonkeyPatch) -> None:
+    """Of a companion stable gives all that minStable lets it, whatever the share needs."""
+    real = lending._settle
+
+    def settle(draft: Any, policy: Any, part: Any) -> Any:
+        if part.role is None:
+            return real(draft, policy, part)
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(lending, "stable_pods_for", lambda _, n, policy: policy.min_stable.of(n))
+            return real(draft, policy, part)
+
+    patch.setattr(lending, "_settle", settle)
+
+
+def _companions_drain_unseen(patch: pytest.MonkeyPatch) -> None:
+    real = lending.drained_to
+
+    def at_once(draft: Any, identity: Any, view: Any, to: int) -> int:
+        now = real(draft, identity, view, to)
+        return to if identity.name.startswith(ROLES) else now
+
+    patch.setattr(lending, "drained_to", at_once)
+
+
+def _companions_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    real = taking_back._take_back_part
+
+    def back(draft: Any, part: Any, *, free: bool) -> Any:
+        return real(draft, part, free=free) if part.identity in ARMS else (part, True)
+
+    patch.setattr(taking_back, "_take_back_part", back)
+
+
+def _walks(seeds: range) -> None:
+    for seed in seeds:
         Walk(seed).go(STEPS)
 
 
+@pytest.mark.timeout(280)
 @pytest.mark.parametrize("plant", [_weight_alone, _all_at_once, _unstored, _no_budget, _forgotten])
 def test_a_planted_bug_is_seen(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(AssertionError):
-        _walks()
+        _walks(range(WALKS))
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize(
+    "plant", [_share_of_companions_unseen, _companions_drain_unseen, _companions_not_given_back]
+)
+def test_a_planted_bug_of_what_companions_give_is_seen(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        _walks(range(1, 2 * WALKS, 2))

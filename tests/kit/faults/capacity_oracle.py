@@ -118,13 +118,21 @@ class _World:
             known, since = self.draining.get(pool, (to + 1, seconds))
             self.draining[pool] = (to, seconds if to < known else since)
         lent, stable = self.status.get("stableScale"), (self.status.get("stable") or {}).get("name")
-        self.owed = {release: n for release, n in self.owed.items() if _POOL_OF[release] == stable}
+        self.owed = {
+            release: n for release, n in self.owed.items() if _VERSION_OF[_POOL_OF[release]] == stable
+        }
         if lent:
-            self.owed[RELEASES[lent["name"]]] = lent["full"]
+            self.owed |= {_ALL[pool]: one["full"] for pool, one in self.lent.items()}
 
     @property
     def status(self) -> Object:
         return self.rollout.get("status") or {}
+
+    @property
+    def lent(self) -> dict[str, Object]:
+        """By pool, what the status has of a stable that gives pods: its own workload and its companions'."""
+        lent = self.status.get("stableScale")
+        return {one["name"]: one for one in (lent, *lent.get("companions", ()))} if lent else {}
 
     @property
     def capacity(self) -> Object:
@@ -168,11 +176,13 @@ class _World:
 
     def most(self, release: str) -> float:
         """N + maxSurge by the stored status and spec, of prefill by its own N; without maxSurge there is no limit."""
-        surge = self.capacity.get("maxSurge")
+        surge, lent = self.capacity.get("maxSurge"), self.status.get("stableScale") or {}
+        if _POOL_OF[release] in PREFILL_RELEASES and lent.get("returning"):
+            role = [one for pool, one in self.lent.items() if pool in PREFILL_RELEASES]
+            return (role[0]["most"] if role and self.capacity else 0) or math.inf
         if _POOL_OF[release] in PREFILL_RELEASES:
             stable = self.companion(_POOL_OF[release]).get("stableAtStart", 0)
             return math.inf if surge is None else stable + _pods(surge, stable)
-        lent = self.status.get("stableScale") or {}
         if lent.get("returning"):
             return (
                 lent["most"] if self.capacity else 0
@@ -213,8 +223,7 @@ def wrong_workloads(run: Run) -> Iterator[str]:
     """Scales of what is not the controller's to scale: stable, and what an autoscaler has."""
     for world, record, before, after in _scales(run.history):
         release, stable = record.change.name, (world.status.get("stable") or {}).get("name")
-        gives = (world.status.get("stableScale") or {}).get("name") == stable
-        if _VERSION_OF[_POOL_OF[release]] == stable and not (gives and _POOL_OF[release] == stable):
+        if _VERSION_OF[_POOL_OF[release]] == stable and _POOL_OF[release] not in world.lent:
             yield f"stable's {release} scaled from {before} to {after} at {record.seconds:g} s"
         # What appears in the very moment of a write is heard of after it.
         heard = record.seconds - run.history.staleness > world.autoscaled.get(release, math.inf)
@@ -229,11 +238,10 @@ def unstored_scales(run: Run) -> Iterator[str]:
         decided = [one["name"] for one in world.status.get("scaleDowns") or () if one.get("decided")]
         wanted = (world.status.get("capacity") or {}).get("wanted", 0)
         is_canary = (world.status.get("canary") or {}).get("name") == pool
-        lent = world.status.get("stableScale") or {}
         beside = world.companion(pool)
         may_rise = is_canary and after <= wanted
         may_rise |= (beside.get("canary") or {}).get("name") == pool and after <= beside.get("wanted", 0)
-        may_rise |= lent.get("name") == pool and after <= lent.get("wanted", 0)
+        may_rise |= after <= world.lent.get(pool, {}).get("wanted", -1)
         may_fall = pool in decided or (pool in world.draining and world.draining[pool][0] <= after)
         if (after > before and not may_rise) or (after < before and not may_fall):
             yield f"{pool} scaled from {before} to {after} at {record.seconds:g} s, which is not stored"
@@ -248,7 +256,8 @@ def undrained(run: Run) -> Iterator[str]:
             continue
         lent = world.status.get("stableScale") or {}
         owed = [one["name"] for one in world.status.get("scaleDowns") or ()]
-        if pool != version and version in owed and world.replicas[RELEASES[version]]:
+        decided = not (pool in world.draining and world.draining[pool][0] <= after)
+        if pool != version and decided and version in owed and world.replicas[RELEASES[version]]:
             yield f"{pool} scaled down at {record.seconds:g} s, before the pods of {version} that it works for"
         timeout = _seconds(world.capacity.get("drainTimeout", "30m"))
         if lent.get("returning"):
@@ -269,13 +278,15 @@ def undrained(run: Run) -> Iterator[str]:
 def too_few_pods(run: Run) -> Iterator[str]:
     """Pods taken from a version that its share needs, or that minStable keeps."""
     for world, record, before, after in _scales(run.history):
-        pool, lent = _POOL_OF[record.change.name], world.status.get("stableScale")
-        if after >= before or not lent or pool not in RELEASES:
+        pool, stable = _POOL_OF[record.change.name], (world.status.get("stableScale") or {}).get("name")
+        kind = RELEASES if pool in RELEASES else PREFILL_RELEASES
+        lent = next((one for name, one in world.lent.items() if name in kind), None)
+        if after >= before or not lent:
             continue
         n, headroom = lent["full"], Fraction(world.capacity.get("headroom", 1)).limit_denominator(1000)
         total = sum(world.shares.values()) or 1
-        part, needed = Fraction(world.shares.get(pool, 0), total) - _GRAIN, 0
-        if pool != lent["name"]:
+        part, needed = Fraction(world.shares.get(_VERSION_OF[pool], 0), total) - _GRAIN, 0
+        if _VERSION_OF[pool] != stable:
             headroom = min(headroom, Fraction(1))  # it may have been edited meanwhile
         else:
             canary = (world.status.get("canary") or {}).get("name", "")
@@ -302,8 +313,11 @@ def share_without_pods(run: Run, replay: Replay, seconds: float) -> Fraction:
     lent = replay.status.get("stableScale") or {}
     if not lent or lent.get("immediate"):
         return Fraction(0)
-    pictures = ready_pictures(run.history, replay, seconds, lent["name"])
-    return 1 - Fraction(10_000 * min(map(len, pictures)) // lent["full"], 10_000)
+    shares = [Fraction(1)]
+    for one in (lent, *lent.get("companions", ())):
+        fewest = min(map(len, ready_pictures(run.history, replay, seconds, one["name"])))
+        shares.append(Fraction(10_000 * fewest // one["full"], 10_000))
+    return 1 - min(shares)
 
 
 def _seconds(duration: str) -> float:
@@ -327,7 +341,11 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} pods"
         for one in (replay.status.get("capacity") or {}).get("companions") or ():
-            beside = math.ceil(Fraction(needed * one.get("stableAtStart", 0), stable)) if stable else 0
+            there, beside = one.get("stableAtStart", 0), 0
+            if stable:
+                beside = math.ceil(Fraction(needed * there, stable))
+            if "minStable" in capacity:  # a walk in moves goes by what each kind carries
+                beside = min(beside, math.ceil(raised * there * Fraction(capacity.get("headroom", 1))))
             pool = one["canary"]["name"]
             there = max(map(len, ready_pictures(run.history, replay, record.seconds, pool)))
             if there < beside:
@@ -383,6 +401,9 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
         yield f"stable's {stable} ends with {world.replicas.get(stable)} of {world.owed[stable]} replicas"
     if not world.replicas.get(stable):
         yield f"stable's {stable} ends with no replicas"
+    for release in PREFILL_RELEASES.values():
+        if not world.left and world.replicas.get(release, 0) < world.owed.get(release, 0):
+            yield f"stable's {release} ends with {world.replicas.get(release)} of {world.owed[release]} replicas"
     yield from _ended_without_prefill(world, stable)
     asked = {RELEASES[one["name"]] for one in status.get("history") or () if one["name"] in RELEASES}
     if world.autoscaled or world.left or not world.capacity:

@@ -336,6 +336,43 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             maxSurge="100%",
         ),
         _scenario(
+            "prefill: one spare pod of each kind: promoted",
+            [
+                Move(when=at_step(1), act=busy(PREFILL[STABLE], 2), after=2),
+                _GO_ON,
+                Move(when=lent(2), act=busy(PREFILL[STABLE], 0), after=40),
+            ],
+            both(
+                healthy_on(CANARY),
+                settled(stable=0, canary=PODS, stable_prefill=0, canary_prefill=2),
+            ),
+            gpus=PODS + 4,
+            stride=5,
+            prefill=2,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "prefill: one spare pod of each kind: reverted at half",
+            [_GO_ON, Move(when=lent(2), act=retarget(STABLE), after=5)],
+            both(
+                healthy_on(STABLE),
+                settled(stable=PODS, canary=0, stable_prefill=2, canary_prefill=0),
+            ),
+            gpus=PODS + 4,
+            stride=5,
+            prefill=2,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "prefill: one spare pod of each kind: deleted at half",
+            [_GO_ON, Move(when=lent(2), act=delete(kinds.ROLLOUT, "mymodel"), after=5)],
+            both(gone, settled(stable=PODS, canary=0, stable_prefill=2, canary_prefill=0)),
+            gpus=PODS + 4,
+            stride=5,
+            prefill=2,
+            **ONE_SPARE,
+        ),
+        _scenario(
             "prefill: deleted in the middle",
             [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=15)],
             both(gone, settled(stable=PODS, canary=0, stable_prefill=2, canary_prefill=0)),

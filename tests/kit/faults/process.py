@@ -58,7 +58,11 @@ class FakeInFlight:
         """See ``InFlight``."""
         return self.uncontrolled.get(pool.name, "")
 
-    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+    def unlisted(self, pool: Pool) -> str:
+        """See ``InFlight``: each pool has a picker of its own."""
+        return ""
+
+    def leaving(self, pool: Pool, names: Collection[str], *, hidden: float = 0.0) -> Mapping[str, int | None]:
         """See ``InFlight``: each of them answers what the pool does."""
         return dict.fromkeys(names, self.counts.get(pool.name, 0))
 

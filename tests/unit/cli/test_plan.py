@@ -313,9 +313,25 @@ def test_companions_of_which_nobody_says_how_many_there_are_are_named(tmp_path, 
 @pytest.mark.parametrize(
     ("capacity", "line"),
     [
-        ({"maxSurge": 8}, "CapacityInfeasible: prefill-v2: 12 pods at 100% and all 12 of stable's are 24"),
-        ({"maxSurge": 1, "minStable": 1}, "DrainNotControllable: stable gives no pods"),
+        (
+            {"maxSurge": 8},
+            "CapacityInfeasible: prefill-v2: the canary's 12 pods at 100% and 12 of stable's 12 are 24",
+        ),
+        (
+            {"maxSurge": 5, "minStable": "50%"},
+            "set it to 6, or to a percentage that is as much, or minStable to 5",
+        ),
     ],
 )
 def test_a_plan_that_companions_do_not_fit_into(tmp_path, monkeypatch, capacity, line):
     assert line in with_prefill(tmp_path, monkeypatch, "--companion-pods=12", **capacity)
+
+
+def test_companions_of_a_stable_that_gives_pods_give_theirs(tmp_path, monkeypatch):
+    capacity = {"maxSurge": 1, "minStable": 1}
+    said = with_prefill(tmp_path, monkeypatch, "--companion-pods=4", **capacity)
+
+    assert (
+        "With it: prefill-v2 1 at 25%, 2 at 50%, 4 at 100%, beside 4 of stable's, which keeps 1 of them."
+        in said
+    )

@@ -237,3 +237,69 @@ async def test_doctor_names_the_version_that_has_no_companion():
         (Level.BAD, "Rollout demo: InferencePool p2 belongs to v2, and v1 has no such companion")
     ]
     assert found[0].fix.startswith("label its pool inferencerollouts.dev/with: v1, or name it")
+
+
+def shared(*listed: dict[str, Any]) -> list[dict[str, Any]]:
+    """A Rollout whose strategy, and what works for its versions, is somewhere else."""
+    canary = {"steps": [{"setWeight": 10}], "capacity": {"with": list(listed)}}
+    strategy = {
+        "apiVersion": API,
+        "kind": "RolloutStrategy",
+        "metadata": {"name": "careful"},
+        "spec": {"canary": canary},
+    }
+    using = rollout()
+    using["spec"]["strategy"] = {"canaryFrom": {"name": "careful"}}
+    return [using, strategy]
+
+
+@pytest.mark.parametrize(
+    ("listed", "there", "words"),
+    [
+        ([{"pool": "p2"}], 2, ""),
+        ([{"pool": "p2"}], 1, "InferencePool p2: no workload has a Pod template"),
+        ([{"pool": "p2"}, {"pool": "p3"}], 2, "v2 has two companions: p2 and p3"),
+        (
+            [{"pool": "p9"}],
+            0,
+            "InferencePool p9, which belongs to v2 by the shared capacity.with",
+        ),
+    ],
+)
+def test_companions_of_a_shared_strategy_are_looked_at(listed, there, words):
+    objects = [POOL, deployment(), *companion("p2", "")[:there]]
+    for one in objects[2:]:
+        one["metadata"].pop("labels", None)
+    found = [one for one in lint_documents([*shared(*listed), *objects]) if one.rule == "capacity"]
+
+    texts = [one.text for one in found]
+    assert any(words in text for text in texts) if words else texts == []
+
+
+def with_roles(said: str = "role=decode,prefill") -> dict[str, Any]:
+    return {**POOL, "metadata": {"name": "v2", "annotations": {"inferencerollouts.dev/roles": said}}}
+
+
+def of_role(role: str) -> dict[str, Any]:
+    made = deployment(f"vllm-{role}")
+    made["spec"]["template"]["metadata"]["labels"]["role"] = role
+    return made
+
+
+@pytest.mark.parametrize(
+    ("objects", "words"),
+    [
+        ([with_roles(), of_role("decode"), of_role("prefill")], ""),
+        ([with_roles(), of_role("decode")], "InferencePool v2/prefill: no workload has a Pod template"),
+        (
+            [with_roles("role=decode"), of_role("decode")],
+            "inferencerollouts.dev/roles: role=decode names no roles",
+        ),
+        ([POOL, of_role("decode"), of_role("prefill")], "inferencerollouts.dev/roles: role=decode,prefill"),
+    ],
+)
+def test_roles_of_one_pool_are_looked_at_one_by_one(objects, words):
+    found = [one for one in lint_documents([rollout(), *objects]) if one.rule == "capacity"]
+
+    texts = [one.text for one in found]
+    assert any(words in text for text in texts) if words else texts == []

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.controller import draining
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import Attempt, AttemptCapacity, CompanionCapacity
-from rollouts.engine.observation import Blocker
+from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.rollout_spec import Capacity, PodCount
+from rollouts.engine.rollout_status import (
+    CompanionScale,
+    Drain,
+    RolloutStatus,
+    ScaleDown,
+    StableScale,
+)
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
-from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL
+from rollouts.objects.companions import ROLE_LABEL, WITH_LABEL, roles_hint
+from rollouts.objects.pools import ROLES_ANNOTATION, Roles, read_pool, read_roles
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.loads import KnownLoads
 from tests.unit.controller.test_workloads import GROUP, V1, V2, Busy, Cluster
 
 P1, P2 = (Identity(kind="InferencePool", group=GROUP, name=name) for name in ("p1", "p2"))
@@ -233,3 +244,165 @@ def test_without_workloads_to_scale_nobody_looks_for_companions() -> None:
     made.caches.capacity_kinds = ()
 
     assert found(made)["v2"] == {}
+
+
+def giving(made: Cluster, loads: KnownLoads) -> dict[Identity, WorkloadView]:
+    """What is seen while stable, v1 with p1, gives pods to v2 with p2."""
+    given = CompanionScale(identity=P1, full=2, wanted=1, most=3)
+    lent = StableScale(identity=V1, full=2, wanted=1, most=3, companions=(given,))
+    drains = tuple(
+        Drain(identity=arm, replicas=2, to=1, since=datetime(2026, 1, 1, tzinfo=UTC)) for arm in (V1, P1)
+    )
+    rolled = parsed(stable_scale=lent, drains=drains)
+    assert rolled.spec is not None
+    capacity = replace(
+        rolled.spec.canary.capacity or Capacity(), min_stable=PodCount(number=1), max_surge=PodCount(number=1)
+    )
+    rolled = replace(rolled, spec=replace(rolled.spec, canary=replace(rolled.spec.canary, capacity=capacity)))
+    drained = PodDrains(made.client, made.caches, made.clock, loads)
+    return WorkloadViews(made.caches, loads, {}, drained).views(rolled, V2)
+
+
+def test_a_companion_whose_picker_picks_elsewhere_cannot_be_drained() -> None:
+    made, loads = cluster(p1={"of": "v1"}, p2={"of": "v2"}), KnownLoads()
+    loads.unlisted_why = "it does not pick among its pods"
+    seen = giving(made, loads)
+
+    assert seen[P1].drain == NotControllable("it does not pick among its pods")
+    assert not isinstance(seen[V1].drain, NotControllable), "its pool is what the gateway goes by"
+
+
+def test_a_route_to_a_companions_own_pool_is_its_versions_way_to_it() -> None:
+    made = cluster(p1={"of": "v1"}, p2={"of": "v2"})
+    made.put(
+        kinds.HTTP_ROUTE,
+        "inside",
+        spec={
+            "rules": [{"backendRefs": [{"group": GROUP, "kind": "InferencePool", "name": "p1", "weight": 1}]}]
+        },
+    )
+
+    assert giving(made, KnownLoads())[P1].used_by == ""
+
+
+def test_pods_of_versions_with_companions_are_spared_for_longer() -> None:
+    pair = CompanionCapacity(stable=P1, canary=P2)
+    current = Attempt(canary=revision_of(V2, ""), capacity=AttemptCapacity(companions=(pair,)))
+    runs = parsed(current=current)
+    lost = parsed(scale_downs=(ScaleDown(identity=V2), ScaleDown(identity=P2, of=V2)))
+
+    assert all(draining._works_in_two_places(runs, arm) for arm in (V1, V2, P1, P2))
+    assert [draining._works_in_two_places(lost, arm) for arm in (V1, V2, P2)] == [False, True, True]
+    assert not draining._works_in_two_places(parsed(), V1)
+
+
+# --- one pool, two roles ---
+
+
+def one_pool(made: Cluster, name: str, *, roles: str = "role=decode,prefill", **replicas: int) -> None:
+    """An InferencePool that selects the pods of two Deployments, told apart by a label."""
+    made.put(
+        kinds.POOL_V1,
+        name,
+        metadata={"annotations": {ROLES_ANNOTATION: roles} if roles else {}},
+        spec={"selector": {"matchLabels": {"app": name}}, "targetPorts": [{"number": 8000}]},
+    )
+    for role, number in replicas.items():
+        made.workload(f"{name}-{role}", labels={"app": name, "role": role}, replicas=number)
+        for index in range(number):
+            ready = {"type": "Ready", "status": "True"}
+            pod = {"labels": {"app": name, "role": role}}
+            made.pod(f"{name}-{role}-{index}", conditions=[ready], **pod)
+
+
+def both_roles() -> Cluster:
+    made = Cluster()
+    one_pool(made, "v1", decode=4, prefill=2)
+    one_pool(made, "v2", decode=1, prefill=1)
+    return made
+
+
+def in_pool(arm: Identity, role: str = "prefill") -> Identity:
+    return replace(arm, name=f"{arm.name}/{role}")
+
+
+def test_pods_of_another_role_of_one_pool_are_a_companion() -> None:
+    made = both_roles()
+
+    assert found(made) == {"v1": {"prefill": "v1/prefill"}, "v2": {"prefill": "v2/prefill"}}
+    seen = views(made).views(parsed(), V2)
+    counted = {arm.name: (view.what, view.replicas, view.live) for arm, view in seen.items()}
+    assert counted == {
+        "v1": ("Deployment v1-decode", 4, 4),
+        "v1/prefill": ("Deployment v1-prefill", 2, 2),
+        "v2": ("Deployment v2-decode", 1, 1),
+        "v2/prefill": ("Deployment v2-prefill", 1, 1),
+    }
+
+
+def test_ready_are_the_pods_that_get_requests() -> None:
+    made = both_roles()
+    pools = [made.caches.pool(GROUP, "default", name) for name in ("v1", "v1/prefill", "v1/encode")]
+
+    assert [pool and made.caches.ready_units(pool) for pool in pools] == [4, 2, None]
+
+
+def test_without_the_annotation_the_message_says_how_to_name_them() -> None:
+    made = Cluster()
+    one_pool(made, "v1", roles="", decode=4, prefill=2)
+    one_pool(made, "v2", decode=1, prefill=1)
+    problem = views(made).views(parsed(), V2)[V1].problem
+
+    assert problem is not None
+    assert "several workloads make pods of v1" in problem.message
+    assert f"say which pods get requests: {ROLES_ANNOTATION}: role=decode,prefill" in problem.message
+
+
+@pytest.mark.parametrize("first", ["app", "zone"])
+def test_a_pod_of_another_role_wakes_the_rollout_of_its_pool(first: str) -> None:
+    made, woken = Cluster(), list[ObjectKey]()
+    made.put(
+        kinds.POOL_V1,
+        "v2",
+        metadata={"annotations": {ROLES_ANNOTATION: "role=decode,prefill"}},
+        spec={"selector": {"matchLabels": {first: "v2"}}, "targetPorts": [{"number": 8000}]},
+    )
+    made.put(kinds.ROLLOUT, "demo", spec=rollout()["spec"])
+    on_rollout_change(made.caches, woken.append)
+    made.pod("a", labels={first: "v2", "role": "prefill"})
+
+    assert ObjectKey("default", "demo") in woken
+
+
+@pytest.mark.parametrize(
+    ("said", "roles"),
+    [
+        ("llm-d.ai/role=decode,prefill", Roles(label="llm-d.ai/role", serves="decode", others=("prefill",))),
+        ("role=d, p,e", Roles(label="role", serves="d", others=("p", "e"))),
+        ("role=decode", None),
+        ("role=decode,decode", None),
+        ("role=decode,", None),
+        ("decode,prefill", None),
+        ("=decode,prefill", None),
+        ("", None),
+    ],
+)
+def test_roles_are_a_label_and_its_values(said: str, roles: Roles | None) -> None:
+    assert read_roles({"metadata": {"annotations": {ROLES_ANNOTATION: said}}}) == roles
+
+
+def test_a_pool_that_selects_another_role_than_it_says_has_no_pods() -> None:
+    pool = {
+        "metadata": {"name": "v1", "annotations": {ROLES_ANNOTATION: "role=decode,prefill"}},
+        "spec": {"selector": {"matchLabels": {"role": "prefill"}}},
+    }
+
+    assert read_pool(pool).selector == ()
+
+
+def test_the_label_of_llm_d_is_named_first_and_decode_before_others() -> None:
+    templates = [{"a": "1", "llm-d.ai/role": "prefill"}, {"a": "2", "llm-d.ai/role": "decode"}]
+
+    assert roles_hint(templates).endswith("llm-d.ai/role=decode,prefill")
+    assert roles_hint([{"a": "x"}, {"a": "x"}]).endswith("llm-d.ai/role=decode,prefill")
+    assert roles_hint([{"a": "x"}, {"a": "w"}]).endswith("a=w,x")

@@ -129,8 +129,8 @@ class Watched:
                 history.error, history.refused = "no answer", refused
                 history.tried = self.clock.monotonic()
 
-    def leaving(self) -> int | None:
-        return self.loads.leaving(PICKED, {"p0"})["p0"]
+    def leaving(self, hidden: float = 0.0) -> int | None:
+        return self.loads.leaving(PICKED, {"p0"}, hidden=hidden)["p0"]
 
 
 POD, PICKER, OTHER = "10.0.0.1", "10.0.1.0", "10.0.1.1"
@@ -159,6 +159,48 @@ def test_only_figures_from_after_every_picker_spares_the_pod_count() -> None:
     found.append(watched.leaving())
 
     assert found == [None, None, None, None, 1, 0, None, None]
+
+
+def test_what_may_be_hidden_elsewhere_is_waited_for() -> None:
+    watched = Watched()
+    watched.leaving(60.0)
+    watched.say(IDLE, POD)
+    watched.say(said(1), PICKER)
+    found = [watched.leaving(60.0)]
+    for seconds in (ON_THE_WAY + 59, 1):
+        watched.timeline.advance(seconds)
+        watched.say(IDLE, POD)
+        watched.say(said(1), PICKER)
+        found.append(watched.leaving(60.0))
+
+    assert found == [None, None, 0]
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        (said(0), ""),
+        (said(0).replace('pool="v1"', 'pool="v9"'), "the endpoint picker of v1 (pod k0) does not pick"),
+        (KNOWS, "the endpoint picker of v1 (pod k0) does not pick among its pods"),
+        (None, ""),
+    ],
+)
+def test_a_picker_that_picks_among_other_pods_keeps_nothing_from_these(page: str | None, why: str) -> None:
+    watched = Watched()
+    watched.loads.unlisted(PICKED)
+    if page is not None:
+        watched.say(page, PICKER)
+
+    found = watched.loads.unlisted(PICKED)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+def test_of_a_pool_without_pods_no_picker_lists_any() -> None:
+    watched = Watched()
+    nobody = replace(PICKED, selector=(("app", "none"),))
+
+    assert watched.loads.unlisted(nobody) == ""
 
 
 @pytest.mark.parametrize(

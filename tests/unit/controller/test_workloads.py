@@ -59,7 +59,10 @@ class Busy:
     def uncontrollable(self, pool: Pool) -> str:
         return ""
 
-    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+    def unlisted(self, pool: Pool) -> str:
+        return ""
+
+    def leaving(self, pool: Pool, names: Collection[str], *, hidden: float = 0.0) -> Mapping[str, int | None]:
         return dict.fromkeys(names, self.count)
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from rollouts.engine.observation import Blocker, Refused
+from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import LoserPolicy
 from rollouts.engine.rollout_status import Phase, RolloutStatus
@@ -60,6 +61,32 @@ def test_stable_is_started_where_it_was_stopped_by_us() -> None:
     made.step()
 
     assert made.fleets[V2].scales == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("refused", "problem", "words"),
+    [
+        ("quota exceeded", None, "the API server refuses to start it: quota exceeded"),
+        (
+            "",
+            Blocker(reason=Reason.CAPACITY_UNKNOWN, message="its group is not known"),
+            "it is not started: its group is not known",
+        ),
+        ("", None, "HAS NO READY ENDPOINT: NOBODY SERVES until it has one"),
+    ],
+)
+def test_what_keeps_stable_from_its_start_is_in_the_status(
+    refused: str, problem: Blocker | None, words: str
+) -> None:
+    made = promoted()
+    made.fleets[V2].scale(0)
+    made.fleets[V2].settle()
+    made.fleets[V2].refused = refused
+    shown = made.observe()
+    view = replace(shown.workloads[V2], problem=problem)
+    decided = plan(replace(shown, workloads={**shown.workloads, V2: view}), made.now)
+
+    assert words in decided.status.message
 
 
 @pytest.mark.parametrize("readable", [True, False])

@@ -85,6 +85,18 @@ def test_precedence_is_one_order_whatever_the_order_of_arrival(objects: Any, see
     assert targets(router, model="another") == {"generic-but-old": 100}
 
 
+@pytest.mark.parametrize("v1", [False, True])
+def test_of_a_pool_with_roles_those_that_get_requests_are_its_endpoints(objects: Any, v1: bool) -> None:
+    pool = objects.pool(v1=v1)
+    pool["metadata"]["annotations"] = {"inferencerollouts.dev/roles": "llm-d.ai/role=decode,prefill"}
+    pods = [objects.pod("10.0.0.1"), objects.pod("10.0.0.2"), objects.pod("10.0.0.3")]
+    for pod, role in zip(pods, ("decode", "prefill"), strict=False):
+        pod["metadata"]["labels"]["llm-d.ai/role"] = role
+
+    router = make_router(pool, *pods)
+    assert [endpoint.address for endpoint in router.snapshot.endpoints] == ["10.0.0.1:8000"]
+
+
 def test_pods_that_do_not_count(objects: Any) -> None:
     router = make_router(
         objects.pool(),

@@ -1,0 +1,265 @@
+"""Stable gets back the pods that it gave (design section 14, ``minStable``), and its companions get theirs.
+
+When the attempt ends otherwise than by a promotion, stable is scaled to N again within the same room: the canary
+shrinks to what its share needs, which falls as stable's pods become Ready (``returning.way_limit``). A number is stored
+before a workload is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from rollouts.engine.actions import EventType, ScaleWorkload
+from rollouts.engine.capacity import pods_kept
+from rollouts.engine.companions import companions_in_use, present, versions_of
+from rollouts.engine.draft import Draft
+from rollouts.engine.drains import drained_to, is_scaled
+from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.parts import role_of
+from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import Lent, binds, whole
+from rollouts.engine.rollout_spec import Capacity
+from rollouts.engine.rollout_status import CompanionScale, StableScale
+from rollouts.engine.versions import Identity
+from rollouts.engine.wayback import live_shares
+from rollouts.units import FULL, ZERO, Weight
+
+__all__ = ["gone", "leave_stable", "raise_stable", "take_back", "write_stable"]
+
+_SOON = timedelta(seconds=1)
+_RECHECK = timedelta(seconds=5)
+
+
+def take_back(draft: Draft) -> None:
+    """Stable gets its replicas again; the versions that lost make room for it."""
+    known = draft.status.stable_scale
+    assert known is not None
+    free = _is_free(draft)
+    known = replace(known, returning=True, immediate=known.immediate or free)
+    known = replace(
+        known,
+        companions=tuple(
+            replace(one, identity=present(draft, known.identity, one.identity)) for one in known.companions
+        ),
+    )
+    view = draft.obs.workloads.get(known.identity, WorkloadView())
+    if view.managed_by:
+        leave_stable(draft, f"{view.managed_by} scales {view.what}: raise its minimum to {known.full}")
+        return
+    known = replace(known, companions=tuple(one for one in known.companions if not _is_left(draft, one)))
+    draft.set(stable_scale=known)
+    looked = [_take_back_part(draft, part, free=free) for part in known.parts]
+    if all(back for _, back in looked):
+        draft.set(stable_scale=None)
+        return
+    lead = looked[0][0]
+    assert isinstance(lead, StableScale)
+    beside = (one for one, _ in looked[1:])
+    draft.set(
+        stable_scale=replace(lead, companions=tuple(one for one in beside if isinstance(one, CompanionScale)))
+    )
+
+
+def _take_back_part(draft: Draft, part: Lent, *, free: bool) -> tuple[Lent, bool]:
+    """One workload of stable; its record, and whether it is back."""
+    view = draft.obs.workloads.get(part.identity, WorkloadView())
+    part = replace(part, wanted=part.full, ready=draft.obs.ready(part.identity), pending=view.pending)
+    if not view.what:
+        return part, False
+    runs = draft.status.running is not None
+    if view.replicas >= part.full:
+        waits = any(live_shares(draft, None)) or (free and _takes_room(draft, part))
+        back = part.ready >= whole(part) or not waits
+        if not back and free and not runs:
+            _make_room(draft, part)
+        return part, back
+    # While the attempt runs nobody sets a limit any more, and nobody makes the canary give its room.
+    _make_room(draft, part)
+    raise_stable(draft, part, view, most=0 if free and runs else part.most)
+    return part, False
+
+
+def _is_free(draft: Draft) -> bool:
+    """Whether the spec says that nothing is to be scaled: whoever took capacity out waits for no pods."""
+    spec = draft.obs.spec
+    return spec is not None and not draft.obs.problems and spec.canary.capacity is None
+
+
+# --- what is left as it is -------------------------------------------------------------------------
+
+
+def leave_stable(draft: Draft, why: str) -> None:
+    """Stable keeps what it has, and that is said; its companions keep theirs, which are for as many pods."""
+    lent = draft.status.stable_scale
+    if lent is None:
+        return
+    draft.set(stable_scale=None)
+    _say_left(draft, lent, why)
+    for one in lent.companions:
+        if draft.obs.workloads.get(one.identity, WorkloadView()).replicas < one.full:
+            _say_left(draft, one, f"{lent.identity.name} does: {why}")
+
+
+def _say_left(draft: Draft, part: Lent, why: str) -> None:
+    view = draft.obs.workloads.get(part.identity, WorkloadView())
+    has = f"{view.replicas} of" if view.what else "what it has of"
+    message = f"{part.identity.name} keeps {has} {part.full} replicas: {why}"
+    draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, message)
+
+
+def _is_left(draft: Draft, part: CompanionScale) -> bool:
+    """Whether a companion's workload is nobody's to scale any more, which is said: stable waits for none of it."""
+    view = draft.obs.workloads.get(part.identity)
+    if view is not None and view.managed_by:
+        why = f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"
+    elif view is None or draft.obs.deleting:
+        why = gone(draft, part.identity)
+    else:
+        why = ""
+    if why:
+        _say_left(draft, part, why)
+    return bool(why)
+
+
+def gone(draft: Draft, arm: Identity) -> str:
+    """Why a workload cannot get pods back any more: nothing makes them, or nobody knows what; empty where it can."""
+    view = draft.obs.workloads.get(arm)
+    if view is None:
+        return "its pool is gone"
+    return view.problem.message if view.problem is not None else ""
+
+
+# --- writes ----------------------------------------------------------------------------------------
+
+
+def raise_stable(draft: Draft, known: Lent, view: WorkloadView, *, most: int) -> None:
+    """Replicas towards what is wanted, as far as there is room; ``most`` 0: there is no limit."""
+    others = tuple(_others(draft, known))
+    taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in others)
+    allowed = most - taken if most else known.wanted + view.ending
+    replicas, lent = min(known.wanted, allowed - view.ending), draft.obs.status.stable_scale
+    stored = {one.identity: one.wanted for one in lent.parts} if lent is not None else {}
+    if replicas <= view.replicas or view.live > allowed:
+        draft.wake(_RECHECK)
+    elif stored.get(known.identity) != known.wanted:
+        draft.wake(_SOON)  # it must be stored before it takes effect
+    else:
+        write_stable(draft, replace(known, most=most), view, replicas, others)
+
+
+def write_stable(
+    draft: Draft, known: Lent, view: WorkloadView, replicas: int, others: tuple[Identity, ...] = ()
+) -> None:
+    """Scale one workload of stable. ``others``: whose pods count beside its own where it rises."""
+    draft.wake(_RECHECK)  # the write may fail
+    draft.actions.append(
+        ScaleWorkload(
+            identity=known.identity,
+            replicas=replicas,
+            resource_version=view.resource_version,
+            beside=others,
+            at_most=(known.most or None) if replicas > view.replicas else None,
+        )
+    )
+
+
+# --- who makes room --------------------------------------------------------------------------------
+
+
+def _others(draft: Draft, part: Lent) -> Mapping[Identity, Identity]:
+    """The workloads whose pods count beside one of stable's, each with its version: those of a canary that runs, and
+    of what lost."""
+    found = dict[Identity, Identity]()
+    current = draft.status.current
+    if current is not None and current.aborted is None:
+        canary = current.canary.identity
+        if not isinstance(part, CompanionScale):
+            found[canary] = canary
+        else:
+            in_use = companions_in_use(draft).items()
+            found |= {
+                arm: canary for arm, role in in_use if role == part.role and arm not in _of_stable(draft)
+            }
+    found |= _lost(draft, part)
+    found.pop(part.identity, None)
+    return found
+
+
+def _of_stable(draft: Draft) -> set[Identity]:
+    """Companions of stable, as it gave pods of them, and as they are named now."""
+    lent, stable = draft.status.stable_scale, draft.status.stable
+    said = draft.obs.companions.get(stable.identity, ()) if stable is not None else ()
+    named = () if isinstance(said, Blocker) else said
+    found = {one.identity for one in named}
+    return found | {one.identity for one in lent.companions} if lent is not None else found
+
+
+def _lost(draft: Draft, part: Lent) -> dict[Identity, Identity]:
+    """Likewise of what lost alone."""
+    if not isinstance(part, CompanionScale):
+        return {arm: arm for arm in versions_of(draft.status.scale_downs)}
+    lent = draft.status.stable_scale
+    roles = {one.role for one in lent.companions} if lent is not None else set[str]()
+    return {
+        one.identity: one.of
+        for one in draft.status.scale_downs
+        if one.of is not None and role_of(one.role, roles) in (part.role, None)
+    }
+
+
+def _views(draft: Draft, arms: Iterable[Identity]) -> dict[Identity, WorkloadView]:
+    return {arm: draft.obs.workloads.get(arm, WorkloadView()) for arm in arms}
+
+
+def _takes_room(draft: Draft, known: Lent) -> bool:
+    """Whether what lost has pods that stable's could have the room of."""
+    views = _views(draft, _others(draft, known)).values()
+    pods = sum(view.pods for view in views)
+    return pods > known.most - known.full and any(view.replicas and _may_give(view) for view in views)
+
+
+def _make_room(draft: Draft, known: Lent) -> None:
+    """Versions that lost shrink to what their share needs, as far as stable lacks their room."""
+    if not known.most:
+        return
+    others = _others(draft, known)
+    views = _views(draft, others)
+    lacking = sum(view.pods for view in views.values()) - (known.most - known.full)
+    lost = set(_lost(draft, known))
+    if draft.obs.deleting or draft.status.started_at is None:
+        lost |= set(others)  # whoever waits to begin makes room as well
+    for arm, view in views.items():
+        lacking -= view.ending
+        keeps = max(_carries(draft, others[arm], known), view.replicas - max(lacking, 0))
+        if arm not in lost or not _may_give(view) or keeps >= view.replicas:
+            continue
+        lacking -= view.replicas - keeps
+        now = drained_to(draft, arm, view, keeps)
+        if now < view.replicas and not is_scaled(draft, arm):
+            draft.actions.append(
+                ScaleWorkload(identity=arm, replicas=now, resource_version=view.resource_version)
+            )
+
+
+def _may_give(view: WorkloadView) -> bool:
+    """Whether pods of a version that lost are ours to take."""
+    return bool(view.what) and not view.managed_by and not view.used_by
+
+
+def _carries(draft: Draft, version: Identity, known: Lent) -> int:
+    """Pods of one kind that a version which lost needs for the share that it still has."""
+    shares = live_shares(draft, version.arm)
+    traffic = draft.obs.traffic
+    for rule in traffic.rules if traffic is not None else ():
+        total = sum(rule.entries.values())
+        shares.append(Weight(-(-rule.entries.get(version.arm, 0) * FULL // total) if total else ZERO))
+    spec = draft.obs.spec
+    policy = (spec.canary.capacity if spec is not None else None) or Capacity()
+    if isinstance(known, CompanionScale):
+        policy = replace(policy, min_replicas=1)
+    kept = pods_kept(max(shares, default=ZERO), known.full, policy)
+    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``), of the
+    # kind that keeps traffic from it; the others follow its share.
+    return min(kept, max(known.most - known.ready - 1, 0)) if binds(draft, known) else kept

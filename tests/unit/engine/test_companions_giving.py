@@ -1,0 +1,324 @@
+"""Stable gives pods of both kinds, prefill beside decode, and gets them back: each within its own room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from rollouts.engine.observation import Blocker, Draining, NotControllable
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
+from rollouts.engine.rollout_status import Phase
+from rollouts.units import format_weight
+from tests.kit.world import World
+from tests.unit.engine.test_companions import P1, P2, V1, V2, V3, come, edit, replicas, to, world
+
+SPARE = Capacity(
+    max_surge=PodCount(number=1),
+    min_stable=PodCount(number=1),
+    scale_down_delay=timedelta(minutes=1),
+    drain_timeout=timedelta(minutes=5),
+)
+
+
+def fits(made: World, decode: int, prefill: int) -> None:
+    assert made.fleets[V1].taken + made.fleets[V2].taken <= decode
+    assert made.fleets[P1].taken + made.fleets[P2].taken <= prefill
+
+
+def walked(made: World, rounds: int, decode: int = 9, prefill: int = 5) -> None:
+    """Pods come and go, and each look is within the room."""
+    for _ in range(rounds):
+        for _ in range(8):
+            made.step()
+            fits(made, decode, prefill)
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+
+
+def at_half(capacity: Capacity = SPARE) -> World:
+    """In the step of 50 %, which stable has given pods for."""
+    made = world(capacity)
+    walked(made, 8)
+    assert made.status.phase is Phase.PAUSED
+    made.say("promote")
+    for _ in range(60):
+        if made.share_of(V2) * 2 >= 1:
+            return made
+        walked(made, 1)
+    raise AssertionError(made.status.message)
+
+
+@pytest.mark.parametrize(("stable", "prefill"), [(8, 4), (4, 3), (3, 9), (2, 2), (8, 1)])
+def test_both_kinds_walk_to_the_end_with_one_spare_pod_each(stable: int, prefill: int) -> None:
+    made = world(SPARE, stable=stable, prefill=prefill)
+
+    for _ in range(60):
+        walked(made, 1, stable + 1, prefill + 1)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED
+    assert replicas(made, V2, P2) == [stable, prefill]
+    assert made.status.stable_scale is None
+    for _ in range(4):
+        made.advance(100)
+        come(made)
+    assert replicas(made, V1, P1) == [0, 0]
+
+
+def test_the_weight_is_what_the_pods_of_both_kinds_carry() -> None:
+    made = world(SPARE, stable=4, prefill=3)
+    while made.share_of(V2) * 10 < 1:
+        walked(made, 1, 5, 4)
+    made.say("promote")
+    walked(made, 5, 5, 4)
+
+    shown = {format_weight(weight) for weight in made.weights}
+    assert "33.33%" in shown, "one prefill pod of three, whatever decode has"
+
+
+def test_stable_keeps_of_each_kind_what_its_share_needs() -> None:
+    made = at_half()
+
+    assert made.status.stable_scale is not None
+    assert replicas(made, V1, P1) == [4, 2]
+    assert [one.full for one in made.status.stable_scale.parts] == [8, 4]
+
+
+def test_an_abort_gives_both_kinds_back_and_traffic_by_the_one_that_has_fewer() -> None:
+    made = at_half()
+    to(made, "v1")
+    fits(made, 9, 5)
+
+    limits = list[int]()
+    for _ in range(30):
+        walked(made, 1)
+        limits.append(round(made.share_of(V2) * 10_000))
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] == 0
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.status.stable_scale is None
+    for _ in range(4):
+        made.advance(100)
+        come(made)
+    assert replicas(made, V2, P2) == [0, 0]
+
+
+def test_a_companion_that_lacks_pods_keeps_traffic_where_it_is() -> None:
+    made = at_half()
+    to(made, "v1")
+    made.fleets[V1].scale(8)
+    made.fleets[V1].settle()
+    made.step()
+
+    assert made.share_of(V2) * 2 == 1, "prefill of stable has 2 of 4 pods"
+    assert "2 of 4 of prefill-v1" in made.status.message
+    made.say("abort")
+    assert made.share_of(V2) == 0
+
+
+def test_a_return_is_not_waited_for_where_a_companion_of_the_canary_cannot_go() -> None:
+    made = at_half()
+    made.fleets[P2].drain = NotControllable("not ours")
+    to(made, "v1")
+    walked(made, 3)
+
+    assert made.share_of(V2) == 0
+    assert Reason.RETURN_NOT_WAITED_FOR in [event.reason for event in made.events]
+
+
+@pytest.mark.parametrize("whose", ["stable", "canary"])
+def test_what_cannot_be_drained_is_said_of_either_kind(whose: str) -> None:
+    made = world(SPARE, stable=8, prefill=4)
+    arm = P1 if whose == "stable" else P2
+    made.fleets[arm].drain = NotControllable("its picker is not ours")
+    made = replace_start(made)
+
+    assert made.status.reason == Reason.DRAIN_NOT_CONTROLLABLE
+    assert arm.name in made.status.message
+    assert "its picker is not ours; set maxSurge to 8" in made.status.message
+
+
+def replace_start(made: World) -> World:
+    """The same from the beginning: another target, and this one again."""
+    to(made, "v1")
+    for _ in range(4):
+        made.advance(100)
+        come(made)
+    to(made, "v2")
+    return made
+
+
+def test_only_the_kind_without_room_gives_pods() -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=4)))
+    for _ in range(12):
+        walked(made, 1, 12, 8)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+
+    assert made.status.reason == Reason.PROMOTED
+    assert made.fleets[P1].scales == [], "four spare ones are enough for prefill"
+
+
+def test_the_numbers_that_would_do_are_said() -> None:
+    made = world(replace(SPARE, min_stable=PodCount(number=50, percent=True)))
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    edit(made, replace(SPARE, min_stable=PodCount(number=4), max_surge=PodCount(number=4)))
+    assert made.status.reason != Reason.CAPACITY_INFEASIBLE, "8 + 4 <= 12, and 4 + 4 <= 8"
+    made = world(replace(SPARE, min_stable=PodCount(number=3), max_surge=PodCount(number=30, percent=True)))
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert "set it to 3" in made.status.message or "set maxSurge to 3" in made.status.message
+
+
+def test_pods_of_a_companion_that_answer_are_waited_for() -> None:
+    made = world(SPARE)
+    walked(made, 8)
+    made.say("promote")
+    made.fleets[P1].drain = Draining(1, 2)
+    walked(made, 12)
+
+    assert made.fleets[P1].replicas == 4
+    assert "that are to go still answer 2 requests" in made.status.message
+    made.now += timedelta(minutes=6)
+    walked(made, 2)
+    assert made.fleets[P1].replicas < 4, "drainTimeout is over"
+
+
+def test_what_somebody_takes_from_a_companion_of_stable_is_given_back() -> None:
+    made = at_half()
+    made.fleets[P1].scale(1)
+    walked(made, 3)
+
+    assert made.fleets[P1].replicas == 2
+
+
+def test_what_somebody_gives_a_companion_of_stable_is_taken_again_when_it_has_drained() -> None:
+    made = at_half()
+    walked(made, 2)
+    made.fleets[P1].scale(4)
+    made.fleets[P1].settle()
+    for _ in range(4):
+        made.advance(6)
+
+    assert made.fleets[P1].replicas == 2
+    assert Reason.REPLICAS_RESTORED in [event.reason for event in made.events]
+
+
+def test_an_autoscaler_of_a_companion_of_stable_has_it_left() -> None:
+    made = at_half()
+    made.fleets[P1].managed_by = "HorizontalPodAutoscaler x"
+    to(made, "v1")
+    walked(made, 30)
+
+    assert made.fleets[P1].replicas == 2
+    assert made.fleets[V1].replicas == 8
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
+
+
+def test_a_companion_of_stable_whose_pool_is_gone_is_not_waited_for() -> None:
+    made = at_half()
+    del made.fleets[P1], made.pools[P1]
+    to(made, "v1")
+    for _ in range(20):
+        made.advance(6)
+        for arm in (V1, V2, P2):
+            made.fleets[arm].settle()
+
+    assert made.fleets[V1].replicas == 8
+    assert made.status.stable_scale is None
+
+
+def test_an_autoscaler_of_decode_leaves_both_and_says_so_of_both() -> None:
+    made = at_half()
+    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
+    to(made, "v1")
+    made.advance(6)
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any("v1 keeps 4 of 8" in words for words in said)
+    assert any("prefill-v1 keeps 2 of 4 replicas: v1 does" in words for words in said)
+
+
+def test_a_companion_that_gave_none_is_not_said_to_be_left() -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=4)))
+    walked(made, 4, 12, 8)
+    made.say("promote")
+    while made.status.stable_scale is None:
+        walked(made, 1, 12, 8)
+    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
+    to(made, "v1")
+    made.advance(6)
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any("v1 keeps" in words for words in said)
+    assert not any("prefill-v1" in words for words in said)
+
+
+def test_capacity_taken_out_gives_both_back_at_once() -> None:
+    made = at_half()
+    edit(made, None)
+    walked(made, 4, 100, 100)
+
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.status.stable_scale is None
+
+
+def test_minimum_raised_in_the_middle_gives_no_more() -> None:
+    made = at_half()
+    made.say("pause")
+    edit(made, replace(SPARE, min_stable=PodCount(number=100, percent=True)))
+    walked(made, 4)
+
+    assert replicas(made, V1, P1) == [5, 3], "what there is room for, and no more is given"
+
+
+def test_deleted_in_the_middle_both_kinds_are_given_back_first() -> None:
+    made = at_half(replace(SPARE, abort=AbortSpeed.IMMEDIATE))
+    made.finalizer = made.deleting = True
+    walked(made, 1)
+    assert made.finalizer
+    walked(made, 40)
+
+    assert replicas(made, V1, P1, V2, P2) == [8, 4, 0, 0]
+    assert not made.finalizer
+
+
+def test_deleted_while_nobody_knows_what_makes_a_companion() -> None:
+    made = at_half()
+    made.fleets[P1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
+    made.finalizer = made.deleting = True
+    walked(made, 40)
+
+    assert made.fleets[V1].replicas == 8
+    assert not made.finalizer
+
+
+def test_kept_traffic_keeps_the_pods_of_both() -> None:
+    made = at_half()
+    assert made.spec is not None
+    made.edit(replace(made.spec, on_delete=OnDelete.KEEP_TRAFFIC))
+    made.finalizer = made.deleting = True
+    made.step()
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
+
+
+def test_the_next_attempt_waits_for_both() -> None:
+    made = at_half()
+    to(made, "v3")
+    made.step()
+
+    assert "of 4 of prefill-v1" in made.status.message
+    for _ in range(60):
+        walked(made, 1)
+        if made.status.phase is Phase.PAUSED and made.status.started_at is not None:
+            break
+    assert made.share_of(V3) * 10 == 1
+    assert replicas(made, V2, P2) == [0, 0]
