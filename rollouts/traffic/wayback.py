@@ -291,11 +291,14 @@ def _removal(rule: EntryList) -> list[dict[str, Any]]:
 
 
 def _lowered(roles: _Roles, record: WayBack, limit: Weight) -> tuple[int, int]:
-    """New weights of stable and canary. Where the limit is no whole number the canary gets less."""
+    """New weights of stable and canary. Where the limit is no whole number of them, both are scaled; beside entries of
+    others, which keep their weight to the letter, the canary gets less instead."""
     joint, others = roles.ours, roles.total - roles.ours
     if not roles.stable and others and record.share < FULL:
         # Stable's entry was taken out: its part of the rule comes back, too.
         joint = max(1, min(MAX_WEIGHT, round(Fraction(others * record.share, FULL - record.share))))
+    if not others and joint * (exact := (Fraction(limit, FULL) * joint).denominator) <= MAX_WEIGHT:
+        joint *= exact
     canary = joint * limit // FULL
     return joint - canary, canary
 

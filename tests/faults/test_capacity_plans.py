@@ -91,7 +91,7 @@ def test_the_clean_run_keeps_every_invariant(name: str) -> None:
         (PREFILL_RETRIED, 149),
         (PREFILL_THIRD, 97),
         (PREFILL_DELETED, SAMPLE),
-        (PREFILL_SPARE, 151),
+        (PREFILL_SPARE, 149),
         (PREFILL_REVERTED, 149),
         (PREFILL_SPARE_DELETED, 149),
     ],

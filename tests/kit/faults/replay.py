@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 from rollouts.objects import kinds
@@ -123,8 +124,15 @@ class Replay:
         ceiling = (self.status.get("capacity") or {}).get("ceiling")
         kept = [self.status.get("weightCap"), weight.get("desired"), weight.get("applied"), ceiling]
         allowed |= {_percent(value) for value in kept if value is not None}
+        return allowed | self._shares_while_pods_come_back()
+
+    def _shares_while_pods_come_back(self) -> set[Fraction]:
+        """Of a canary that is over: what stable has no pods for yet, and at most what its own carry."""
         full = (self.status.get("stableScale") or {}).get("full", 0)
-        return allowed | {Fraction(10_000 - 10_000 * ready // full, 10_000) for ready in range(full)}
+        headroom = Fraction(str(self.canary_field("capacity", {}).get("headroom", 1)))
+        missed = {Fraction(10_000 - 10_000 * ready // full, 10_000) for ready in range(full)}
+        carried = {floor(10_000 * pods / (full * headroom)) for pods in range(full + 1)} if full else set()
+        return missed | {min(Fraction(1), Fraction(weight, 10_000)) for weight in carried}
 
     def gates_before_current_step(self) -> list[int]:
         """Indices of analysis steps that must have been passed by now."""

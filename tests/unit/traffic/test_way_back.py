@@ -68,6 +68,22 @@ def test_entries_of_others_keep_their_weight_to_the_letter():
     assert refs(after) == [("mirror", 7), ("v1", 90), ("v3", 5), ("v2", 0)]
 
 
+def test_a_limit_that_is_no_whole_number_of_the_weights_is_met_exactly_where_all_are_ours():
+    live = route([ref("v1", 50), ref("v2", 50)], [ref("v1", 50), ref("v2", 50), ref("v3", 5)])
+
+    after = lowered(live, limit=Weight(1666))
+
+    assert refs(after) == [("v1", 4167), ("v2", 833)]
+    assert refs(after, 1) == [("v1", 84), ("v2", 16), ("v3", 5)]
+    assert refs(lowered(after)) == [("v1", 5000), ("v2", 0)]
+
+
+def test_a_limit_that_would_take_weights_beyond_the_highest_is_met_from_below():
+    live = route([ref("v1", 1), ref("v2", 999_998)])
+
+    assert refs(lowered(live, limit=Weight(3333))) == [("v1", 666_700), ("v2", 333_299)]
+
+
 def test_a_pool_of_the_same_name_in_another_namespace_is_somebody_elses():
     elsewhere = {**ref("v2", 40), "namespace": "others"}
     here = {**ref("v2", 10), "namespace": "default"}
@@ -278,4 +294,6 @@ def test_on_any_route_the_canary_ends_at_the_limit_and_everybody_else_keeps_what
         joint = [
             sum(item.get("weight", 1) for item in rule["backendRefs"] if ours(item)) for rule in (before, now)
         ]
-        assert joint[0] == joint[1]
+        # A part of ours that is no whole number is written exactly where nobody else has a part of the rule.
+        assert joint[1] % (joint[0] or 1) == 0
+        assert joint[0] == joint[1] or not any(item.get("weight", 1) for item in theirs)
