@@ -160,10 +160,16 @@ class HttpKubeClient:
             raise ApiUnavailable(f"the watch of {resource.plural} ended in the middle of an event")
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        strict: bool = False,
     ) -> Object:
         """See ``KubeClient.create``."""
-        params = self._write_params(dry_run)
+        params = {**self._write_params(dry_run), "fieldValidation": "Strict" if strict else ""}
         return await self._answer("POST", _path(resource, namespace), params, body=obj)
 
     async def patch(
