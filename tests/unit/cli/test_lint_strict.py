@@ -168,6 +168,11 @@ def test_a_sound_file_has_nothing_to_say() -> None:
 
 
 HINTS = {
+    "nothing behind a field that has a default": (
+        "      steps:",
+        "      progressDeadline:\n      steps:",
+        "progressDeadline: nothing stands after the colon",
+    ),
     "a source nobody knows": (MEASURE, f"source: promtheus\n            {QUERY}", "--source promtheus"),
     "a query that is no PromQL": (MEASURE, "query: x unles y", "may be no PromQL"),
     "all traffic": ("      - pause: {", "      - setWeight: 100\n      - pause: {", "step 2 gives the canary all"),
@@ -180,6 +185,7 @@ def test_what_may_not_be_meant_is_a_hint_at_its_place(name: str) -> None:
 
     result = run(SOUND.replace(old, new, 1))
 
+    assert result.exit_code == 0
     assert any(": hint:" in line and part in line for line in result.output.splitlines()), result.output
 
 

@@ -103,7 +103,13 @@ def test_another_spelling_of_the_same_gate_is_no_edit(one, other):
 
 
 def test_another_value_is_an_edit_however_it_is_spelled():
-    gates = (measured("5s"), measured("5m"), measured("5h"), compared(tolerance=10), compared(tolerance="10%"))
+    gates = (
+        measured("5s"),
+        measured("5m"),
+        measured("5h"),
+        compared(tolerance=10),
+        compared(tolerance="10%"),
+    )
 
     assert len({hash_of([{"analysis": {"metrics": [one]}}]) for one in gates}) == len(gates)
 
