@@ -1,6 +1,6 @@
 """A model in one spelling: 60s is 1m and 10% is 0.1, and what is at its default is left out.
 
-Fingerprints are made of it, so that an edit that changes no meaning (a formatter's, a generator's) sends no rollout back
+Fingerprints are made of it: an edit that changes no meaning (a formatter's, a generator's) sends no rollout back
 to gates that have passed.
 """
 
