@@ -222,6 +222,32 @@ def test_json_may_be_indented_by_tabs_and_lines_may_end_as_on_windows() -> None:
     assert "<stdin>:22:13: problem" in run(SOUND.replace("count", "cuont").replace("\n", "\r\n")).output
 
 
+@pytest.mark.parametrize("indent", [None, 2, "\t"])
+def test_a_stream_of_json_objects_is_read_as_kubectl_reads_it(indent: Any) -> None:
+    """As ``jq '.items[]'`` writes it, one behind the other."""
+    broken = [yaml.safe_load(SOUND.replace("count", word)) for word in ("cuont", "count", "conut")]
+    text = "\n".join(json.dumps(one, indent=indent) for one in broken)
+    lines = [n for n, line in enumerate(text.splitlines(), 1) if "cuont" in line or "conut" in line]
+
+    result = run(f"{text}\n")
+
+    assert "3 objects, 2 problems" in result.output
+    assert [f"<stdin>:{n}:" in result.output for n in lines] == [True, True]
+
+
+@pytest.mark.parametrize("text", ['{"a":1}\n{"a":\n', "{" * 5_000, '{"a":1}' * 5_000, '{"a":1}\n' * 20_000])
+def test_what_begins_like_a_stream_of_json_is_bounded(text: str) -> None:
+    assert 1 < len(run(text).output.splitlines()) < 200
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-32", "utf-8-sig"])
+def test_text_with_a_byte_order_mark_is_read(charset: str) -> None:
+    """What ``kubectl get rollouts -o yaml > file`` is in Windows PowerShell."""
+    text = SOUND.replace("count", "cuont").replace("\n", "\r\n").encode(charset)
+
+    assert "<stdin>:22:13: problem" in run(text).output
+
+
 def test_after_a_broken_document_the_next_ones_are_read() -> None:
     result = run(f"a: [\n---\n{SOUND.replace('setWeight', 'setWieght')}---\nb: }}\n---\n{SOUND}")
 
