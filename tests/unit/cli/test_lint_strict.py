@@ -113,6 +113,35 @@ MISTAKES = {
         "5:47",
         "put it in quotes",
     ),
+    "decimal digits of another script": ("setWeight: 10", "setWeight: \u0661\u0660%", "14:20", "is not a weight"),
+    "a duration too long to be read": ("duration: 10m", "duration: 999999999999h", "15:27", "is not a duration such"),
+    "a time that is no interval of a metric": (
+        "      steps:",
+        "      capacity: {scaleDown: {delay: 10}}\n      steps:",
+        "13:37",
+        "write 10s",
+    ),
+    "a soak without its unit": ("spec:\n", "spec:\n  dependsOn: [{name: a, soak: 5}]\n", "6:31", "write 5s"),
+    "an argument twice": (
+        "      - analysis:\n",
+        "      - analysis:\n          args: [{name: a, value: x}, {name: a, value: y}]\n",
+        "17:17",
+        "two arguments are called a",
+    ),
+    "a statistic that a histogram does not have": ("window: 5m}", "stat: ratio}", "18:13", "take p50"),
+    "a quantile of a gauge": ("{preset: ttft, window: 5m}", "{gauge: x, stat: p95}", "18:13", "take last or mean"),
+    "a quantile of a counter": ("{preset: ttft, window: 5m}", "{counter: x, stat: p95}", "18:13", "take rate"),
+    "a share of one counter": ("{preset: ttft, window: 5m}", "{counter: x, stat: ratio}", "18:13", "take rate"),
+    "a name that no route can have": ("- name: route", "- name: Route_A", "10:13", "is no name of an object"),
+    "a name that no pool can have": ("{name: v2}", "{name: $(POOL)}", "7:18", "is no name of an object"),
+    "what Helm leaves of nothing": ("name: v2", "name: <no value>", "7:18", "is no name of an object"),
+    "a namespace that there cannot be": (
+        "  name: demo",
+        "  name: demo\n  namespace: My_NS",
+        "5:14",
+        "is no name of a namespace",
+    ),
+    "a label's value": ("  name: demo", "  name: demo\n  labels: {a: 'b c'}", "5:15", "is no value of a label"),
     # YAML
     "on for a name": ("name: route", "name: on", "10:13", "truth values"),
     "a commit that looks like a number": ("pool: {name: v2}", "pool: {name: 1e3}", "7:18", "put it in quotes"),
@@ -175,6 +204,11 @@ HINTS = {
     ),
     "a source nobody knows": (MEASURE, f"source: promtheus\n            {QUERY}", "--source promtheus"),
     "a query that is no PromQL": (MEASURE, "query: x unles y", "may be no PromQL"),
+    "more than a few times": (
+        f"{MEASURE}\n            successCondition: result < 2.0",
+        "compare: {preset: ttft, tolerance: 10}",
+        '10 is 1000 %: write "10%" if that is meant',
+    ),
     "all traffic": ("      - pause: {", "      - setWeight: 100\n      - pause: {", "step 2 gives the canary all"),
 }  # fmt: skip
 
@@ -444,3 +478,19 @@ def test_what_we_ship_has_nothing_wrong(folder: str) -> None:
 
     assert result.exit_code == 0
     assert "0 problems, 0 hints" in result.output
+
+
+def test_an_argument_that_a_template_uses_and_does_not_declare_is_named() -> None:
+    metric = {"name": "m", "query": "x{a='{{args.team}}'}", "successCondition": "result < {{args.most}}"}
+    template = {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": "t"},
+        "spec": {"args": [{"name": "most"}], "metrics": [metric]},
+    }
+
+    result = run(yaml.safe_dump(template))
+
+    assert result.exit_code == 2
+    assert "{{args.team}} is no argument of this template: declare it in args" in result.output
+    assert "args.most" not in result.output

@@ -122,6 +122,24 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         "SpecValid",
         ("there is no preset speed", "ttft"),
     ),
+    "a statistic that there is none of": (
+        gate(
+            measure={"histogram": "vllm:e2e_request_latency_seconds", "stat": "ratio"},
+            successCondition="result < 2",
+        ),
+        "Invalid",
+        "SpecValid",
+        ("is a histogram, of which there is no ratio", "take p50, p90, p95, p99 or mean"),
+    ),
+    "an argument that is given twice": (
+        steps(
+            {"setWeight": 10},
+            {"analysis": GATE | {"args": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]}},
+        ),
+        "Invalid",
+        "SpecValid",
+        ("two arguments are called a",),
+    ),
     "an adapter on a route": (
         put({"adapter": {"name": "travel-helper-v2"}}, "target"),
         "Invalid",
