@@ -19,12 +19,11 @@ from rollouts.kube.client import ListPage, PatchKind, Propagation, Resource, Wat
 from rollouts.kube.connection import (
     ApiRequest,
     Connection,
-    Impersonation,
     error_of,
     parse_object,
     reason_of,
 )
-from rollouts.kube.credentials import Credentials, load_credentials
+from rollouts.kube.credentials import Credentials, Impersonation, load_credentials
 from rollouts.kube.discovery import (
     AGGREGATED,
     group_versions,
