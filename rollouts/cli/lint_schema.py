@@ -17,6 +17,7 @@ from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
 from rollouts.api.references import DEPENDENTS_ANNOTATION
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
+from rollouts.cli.lint_inner_specs import misspelt
 from rollouts.cli.lint_values import (
     CRON_MACROS,
     duration_problem,
@@ -232,7 +233,9 @@ def _is(wanted: Any, value: Any) -> bool:
 def _object(schema: Schema, value: Mapping[str, Any], path: Path, kind: str) -> Iterator[Wrong]:
     known = schema.get("properties")
     if known is None:
-        return  # a Job's spec, a route's template: others judge them
+        for where, near in misspelt(value, path):  # a Job's spec, a route's template: others judge the rest
+            yield where, f"unknown field: did you mean {near}?", True, "unknown-field"
+        return
     needed = schema.get("required", ())
     strange, lacking = (
         [name for name in value if name not in known],

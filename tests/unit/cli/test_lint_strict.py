@@ -494,3 +494,57 @@ def test_an_argument_that_a_template_uses_and_does_not_declare_is_named() -> Non
     assert result.exit_code == 2
     assert "{{args.team}} is no argument of this template: declare it in args" in result.output
     assert "args.most" not in result.output
+
+
+INNER = {
+    "a route's rules": ("{parentRefs: [{name: g}], rules: [{matchs: []}]}", "rules[0].matchs", "matches"),
+    "a route's head": ("{parentRef: [{name: g}], rules: [{name: a}]}", "template.parentRef", "parentRefs"),
+    "a filter": (
+        "{parentRefs: [{name: g}], rules: [{filters: [{type: URLRewrite, urlRewrit: {hostname: a}}]}]}",
+        "filters[0].urlRewrit",
+        "urlRewrite",
+    ),
+    "a header": (
+        "{parentRefs: [{name: g}], rules: [{matches: [{headers: [{nam: a, value: b}]}]}]}",
+        "headers[0].nam",
+        "name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_misspelt_field_of_a_routes_template_is_named(name: str) -> None:
+    template, place, near = INNER[name]
+
+    result = run(SOUND.replace("- name: route", f"- name: route\n      template: {template}"))
+
+    assert result.exit_code == 2
+    assert f"{place}: unknown field: did you mean {near}?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("command", "commnd"),
+        ("command", "comand"),
+        ("restartPolicy", "restartPolice"),
+        ("containers", "container"),
+        ("backoffLimit", "backofLimit"),
+        ("valueFrom", "valueFrm"),
+        ("nodeSelector", "nodeSelecter"),
+    ],
+)
+def test_a_misspelt_field_of_a_job_is_named(old: str, new: str) -> None:
+    env = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
+    pod = {
+        "restartPolicy": "Never",
+        "nodeSelector": {"comand": "is a label"},
+        "containers": [{"name": "c", "image": "i", "command": ["x"], "env": [env]}],
+    }
+    job = {"backoffLimit": 0, "template": {"spec": pod}, "ttlSecondsAfterFinished": 5, "fieldOfTomorrow": 1}
+    text = SOUND.replace("pause: {duration: 10m}", f"job: {json.dumps({'spec': job})}")
+
+    assert run(text).exit_code == 0
+    result = run(text.replace(f'"{old}"', f'"{new}"'))
+    assert result.exit_code == 2
+    assert f"{new}: unknown field: did you mean {old}?" in result.output
