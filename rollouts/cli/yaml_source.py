@@ -240,6 +240,10 @@ def _words(error: yaml.MarkedYAMLError, lines: list[str], start: int, line: int)
     return f"no YAML: {said}; see to the indentation, to colons and to quotes before this place"
 
 
+def _is_merge(name: yaml.Node) -> bool:
+    return isinstance(name, yaml.ScalarNode) and name.tag == f"{_TAG}merge"
+
+
 class _Values:
     """Plain values of one document. An alias is shared, not copied, and counted as often as it is written out."""
 
@@ -248,6 +252,7 @@ class _Values:
         self.unusable = False
         self._known: dict[int, tuple[Any, int]] = {}
         self._above: set[int] = set()
+        self._copied = 0
 
     def of(self, node: yaml.Node) -> Any:
         """The value of a node; what is wrong goes to ``faults``."""
@@ -284,10 +289,33 @@ class _Values:
                 items.append(value)
                 size += more
             return items, size
-        found: dict[str, Any] = {}
+        found, own = self._merged(node)
         for name, value, more in self._fields(node):
             found[name] = value
-            size += more
+            own += more
+        return found, size + own
+
+    def _merged(self, node: yaml.Node) -> tuple[dict[str, Any], int]:
+        """What merge keys (``<<: *name``) bring in: the node's own fields replace it, the first of several wins."""
+        found, size = dict[str, Any](), 0
+        for index, (name, child) in enumerate(node.value):
+            if not _is_merge(name):
+                continue
+            if index:
+                self._broken(
+                    name, "a merge key (<<) goes first: readers differ in what wins behind other fields"
+                )
+            parts = child.value if isinstance(child, yaml.SequenceNode) else [child]
+            if not all(isinstance(part, yaml.MappingNode) for part in parts):
+                self._broken(child, "a merge key (<<) takes a mapping, or a list of mappings: <<: *name")
+                continue
+            for part in parts:
+                value, more = self._of(part)
+                size += more
+                self._copied += len(value or ())
+                if self._copied > _MAX_VALUES and not self.unusable:
+                    self._broken(name, f"merge keys (<<) make more than {_MAX_VALUES} values")
+                found = {**value, **found} if isinstance(value, dict) and not self.unusable else found
         return found, size
 
     def _fields(self, node: yaml.Node) -> Iterator[tuple[str, Any, int]]:
@@ -297,8 +325,7 @@ class _Values:
                 unrendered = isinstance(name, yaml.MappingNode)
                 self._broken(name, _UNRENDERED if unrendered else "a field's name must be text")
                 continue
-            if name.tag == f"{_TAG}merge":
-                self._broken(name, "merge keys (<<) are not supported: write the fields out")
+            if _is_merge(name):
                 continue
             if name.value in lines:
                 text = (

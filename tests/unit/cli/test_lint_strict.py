@@ -147,7 +147,14 @@ MISTAKES = {
     "a commit that looks like a number": ("pool: {name: v2}", "pool: {name: 1e3}", "7:18", "put it in quotes"),
     "a tab": ("      - pause", "\t- pause", "15:1", "a tab"),
     "a merge conflict": ("      steps:\n", "<<<<<<< HEAD\n      steps:\n", "", "merge conflict"),
-    "a merge key": ("      steps:", "      <<: {a: b}\n      steps:", "13:7", "merge keys"),
+    "a merge key behind others": (
+        "      steps:",
+        "      bake: 5m\n      <<: {a: b}\n      steps:",
+        "14:7",
+        "goes first",
+    ),
+    "a merge key of a text": ("      steps:", "      <<: a\n      steps:", "13:11", "takes a mapping"),
+    "a field that was merged in": ("      steps:", "      <<: {bakee: 5m}\n      steps:", "12:5", "did you mean bake"),
     "Helm's braces": ("name: v2", "name: {{ .Values.pool }}", "7:19", "helm template"),
     "Helm's braces in quotes": ("name: v2", 'name: "{{ .Values.pool }}"', "7:18", "helm template"),
     "Helm's lines": ("      steps:", "      {{- if .Values.x }}\n      steps:", "", "helm template"),
@@ -548,3 +555,33 @@ def test_a_misspelt_field_of_a_job_is_named(old: str, new: str) -> None:
     result = run(text.replace(f'"{old}"', f'"{new}"'))
     assert result.exit_code == 2
     assert f"{new}: unknown field: did you mean {old}?" in result.output
+
+
+def test_merge_keys_are_read_as_kubectl_reads_them() -> None:
+    """The fields beside it win, and of several mappings the first."""
+    step = """\
+      - analysis:
+          metrics:
+          - &ttft
+            name: ttft
+            measure: {preset: ttft}
+            successCondition: result < 2.0
+          - <<: [*ttft, {name: never, failureLimit: 1.5}]
+            name: tail
+            failureLimit: 0
+          - {<<: *ttft, nme: x}
+"""
+    result = run(SOUND.partition("      - analysis:")[0] + step)
+
+    assert "metrics[2].nme: unknown field" in result.output
+    assert "1 problems" in result.output
+
+
+BASE = "base: &a {" + ", ".join(f"f{n}: 1" for n in range(5_000)) + "}\n"
+
+
+@pytest.mark.timeout(20)
+def test_merge_keys_copy_within_bounds() -> None:
+    text = BASE + "items:\n" + "- {<<: *a, x: 1}\n" * 5_000
+
+    assert "merge keys (<<) make more than" in run(text).output
