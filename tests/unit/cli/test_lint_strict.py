@@ -585,3 +585,20 @@ def test_merge_keys_copy_within_bounds() -> None:
     text = BASE + "items:\n" + "- {<<: *a, x: 1}\n" * 5_000
 
     assert "merge keys (<<) make more than" in run(text).output
+
+
+@pytest.mark.parametrize("step", ["{setWeight: }", "{pause: }", "{setWeight: 10}\n      sticky: {header: }"])
+def test_a_hint_hides_no_problem_of_a_shared_strategy(step: str) -> None:
+    text = f"""\
+apiVersion: inferencerollouts.dev/v1alpha1
+kind: RolloutStrategy
+metadata: {{name: careful}}
+spec:
+    canary:
+      steps:
+      - {step}
+"""
+    result = run(text)
+
+    assert result.exit_code == 2
+    assert "exactly one of" in result.output
