@@ -16,6 +16,7 @@ from typing import Any
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
 from rollouts.api.references import DEPENDENTS_ANNOTATION
+from rollouts.carriers import TRAFFIC_KINDS, object_targets
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
 from rollouts.cli.lint_inner_specs import misspelt
 from rollouts.cli.lint_values import (
@@ -65,15 +66,9 @@ _OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _NAMED = frozenset(
-    {
-        ("pool", "name"),
-        ("poolRef", "name"),
-        ("httpRoutes", "name"),
-        ("canaryFrom", "name"),
-        ("dependsOn", "name"),
-    }
-    | {("llmInferenceService", "name"), ("templates", "templateName"), ("inferenceModel", "name")}
-    | {("inferenceModelRewrite", "name"), ("inferencePool", "name"), ("with", "pool")}
+    {("pool", "name"), ("poolRef", "name"), ("canaryFrom", "name"), ("dependsOn", "name"), ("with", "pool")}
+    | {("templates", "templateName")}
+    | {(kind.field, "name") for kind in (*TRAFFIC_KINDS, *object_targets()) if kind.field}
 )
 """Fields that name an object of Kubernetes; adapters and receivers are named otherwise."""
 _ANNOTATIONS = (COMMAND_ANNOTATION, COMMIT_ANNOTATION, RELEASE_ANNOTATION, DEPENDENTS_ANNOTATION)
