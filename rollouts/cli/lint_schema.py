@@ -68,7 +68,8 @@ _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?
 _NAMED = frozenset(
     {("pool", "name"), ("poolRef", "name"), ("canaryFrom", "name"), ("dependsOn", "name"), ("with", "pool")}
     | {("templates", "templateName")}
-    | {(kind.field, "name") for kind in (*TRAFFIC_KINDS, *object_targets()) if kind.field}
+    | {(kind.field, "name") for kind in TRAFFIC_KINDS}
+    | {(target.field, "name") for target in object_targets()}
 )
 """Fields that name an object of Kubernetes; adapters and receivers are named otherwise."""
 _ANNOTATIONS = (COMMAND_ANNOTATION, COMMIT_ANNOTATION, RELEASE_ANNOTATION, DEPENDENTS_ANNOTATION)
