@@ -36,6 +36,7 @@ __all__ = [
     "Selector",
     "margins_of",
     "number_of",
+    "statistics_of",
 ]
 
 
@@ -195,6 +196,19 @@ def number_of(measure: MeasureSpec) -> tuple[MeasureKind, Stat]:
     return kind, measure.stat or natural
 
 
+def statistics_of(measure: MeasureSpec) -> tuple[Stat, ...]:
+    """The statistics that there are of what is measured. Raises KeyError."""
+    kind, _ = number_of(measure)
+    share = MEASURED[measure.name].of if measure.kind is MeasureKind.PRESET else measure.of
+    if kind is MeasureKind.COUNTER:
+        return (Stat.RATIO, Stat.RATE) if share else (Stat.RATE,)
+    return _STATISTICS[kind]
+
+
+_STATISTICS = {
+    MeasureKind.HISTOGRAM: (Stat.P50, Stat.P90, Stat.P95, Stat.P99, Stat.MEAN),
+    MeasureKind.GAUGE: (Stat.LAST, Stat.MEAN),
+}
 _NATURAL = {MeasureKind.HISTOGRAM: Stat.P95, MeasureKind.COUNTER: Stat.RATE, MeasureKind.GAUGE: Stat.LAST}
 
 # --- producers -------------------------------------------------------------------------------------

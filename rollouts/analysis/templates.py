@@ -12,12 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from rollouts.analysis.catalogue import COMPARED, MEASURED
+from rollouts.analysis.catalogue import COMPARED, MEASURED, number_of, statistics_of
 from rollouts.analysis.comparisons import GatesError, compare_metric
 from rollouts.analysis.offers import Offer
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
-__all__ = ["BUILT_IN", "Argument", "Check", "Gate", "ResolvedGate", "Template", "metric_problems", "resolve"]
+__all__ = [
+    "BUILT_IN",
+    "Argument",
+    "Check",
+    "Gate",
+    "ResolvedGate",
+    "Template",
+    "metric_problems",
+    "resolve",
+    "undeclared",
+]
 
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
@@ -172,6 +182,14 @@ def left_over(text: str) -> Iterator[str]:
         start = text.find("{{", end + 2)
 
 
+def undeclared(template: Template) -> Iterator[str]:
+    """``{{...}}`` of a template's metrics that no gate can fill in: only what a template declares is."""
+    values = {**BUILT_IN, **{argument.name: "x" for argument in template.args}}
+    for metric in template.metrics:
+        for text in _texts_of(_fill(metric, values)):
+            yield from left_over(text)
+
+
 def metric_problems(
     metrics: list[MetricSpec], sources: Mapping[str, Offer], check: Check
 ) -> Iterator[tuple[str, str]]:
@@ -200,6 +218,8 @@ def _not_offered(metric: MetricSpec, offer: Offer) -> Iterator[tuple[str, str]]:
     if isinstance(what, QuerySpec) and not offer.promql:
         text = f"the source {metric.source} knows no PromQL: use measure, or a Prometheus source"
         yield "QueryUnknown", f"metric {metric.name}: {text}"
+    if isinstance(what, MeasureSpec):
+        yield from _statistic_problems(metric.name, what)
     if not isinstance(what, MeasureSpec) or what.kind is not MeasureKind.PRESET:
         return
     if what.name not in offer.presets and not any(left_over(what.name)):
@@ -211,17 +231,36 @@ def _not_offered(metric: MetricSpec, offer: Offer) -> Iterator[tuple[str, str]]:
         yield "PresetUnknown", f"metric {metric.name}: {text}"
 
 
-def _problems_of(metric: MetricSpec, sources: Mapping[str, Offer], check: Check) -> Iterator[tuple[str, str]]:
-    what = metric.what
-    texts = [metric.success_condition, metric.failure_condition]
+def _statistic_problems(name: str, what: MeasureSpec) -> Iterator[tuple[str, str]]:
+    """A statistic that the kind of series does not have: sources would each take another one for it."""
+    if any(left_over(what.name)) or (what.kind is MeasureKind.PRESET and what.name not in MEASURED):
+        return
+    kind, stat = number_of(what)
+    known = statistics_of(what)
+    if stat not in known:
+        told = (
+            f"{', '.join(one.value for one in known[:-1])} or {known[-1].value}"
+            if known[1:]
+            else known[0].value
+        )
+        text = f"{what.name} is a {kind.value}, of which there is no {stat.value}: take {told}, or leave stat out"
+        yield "StatUnknown", f"metric {name}: {text}"
+
+
+def _texts_of(metric: MetricSpec) -> list[str]:
+    """Every text that may hold arguments."""
+    what, conditions = metric.what, [metric.success_condition, metric.failure_condition]
     if isinstance(what, QuerySpec):
-        texts.append(what.promql)
-    elif isinstance(what, MeasureSpec):
-        texts += [what.name, what.of]
-    elif isinstance(what, CompareSpec):
-        texts += what.form.texts()
-        yield from _compare_problems(metric.name, what)
-    for text in texts:
+        return [*conditions, what.promql]
+    if isinstance(what, MeasureSpec):
+        return [*conditions, what.name, what.of]
+    return [*conditions, *what.form.texts()]
+
+
+def _problems_of(metric: MetricSpec, sources: Mapping[str, Offer], check: Check) -> Iterator[tuple[str, str]]:
+    if isinstance(metric.what, CompareSpec):
+        yield from _compare_problems(metric.name, metric.what)
+    for text in _texts_of(metric):
         for left in left_over(text):
             yield (
                 "ArgumentMissing",

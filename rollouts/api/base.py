@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 __all__ = ["ApiModel", "first_error", "shape_errors"]
@@ -12,7 +16,8 @@ class ApiModel(BaseModel):
     """Base of all API models.
 
     Unknown fields are ignored, not refused: a newer client's object must not blind an older controller.
-    ``strict`` keeps ``"1"`` from passing for ``1``, as the API server would.
+    ``strict`` keeps ``"1"`` from passing for ``1``, as the API server would. Like that, null is left out where a field
+    may not be null and need not be there: files say what the cluster says.
     """
 
     model_config = ConfigDict(
@@ -23,6 +28,24 @@ class ApiModel(BaseModel):
         frozen=True,
         strict=True,
         use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not any(value is None for value in given.values()):
+            return given
+        pruned = _pruned(cls)
+        return {name: value for name, value in given.items() if value is not None or name not in pruned}
+
+
+@cache
+def _pruned(model: type[ApiModel]) -> frozenset[str]:
+    """JSON names of the fields of which null says nothing."""
+    return frozenset(
+        field.alias or name
+        for name, field in model.model_fields.items()
+        if not field.is_required() and type(None) not in get_args(field.annotation)
     )
 
 

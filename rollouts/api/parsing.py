@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollouts.api.base import ApiModel, shape_errors
+from rollouts.api.base import shape_errors
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.spec_rules import check_spec, read_capacity, read_window
+from rollouts.api.spelling import in_one_spelling
 from rollouts.api.status import read_status
 from rollouts.api.strategies import StrategyRef, effective_spec, strategy_ref
 from rollouts.carriers import asked, given, stopped_targets
@@ -235,11 +236,6 @@ def _fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _given(model: ApiModel) -> dict[str, Any]:
-    """What the user set: a field that a later version adds with a default changes no fingerprint."""
-    return model.model_dump(by_alias=True, exclude_defaults=True)
-
-
 def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
     canary = model.strategy.canary
     background = canary.analysis
@@ -252,7 +248,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             analysis=None
             if background is None
             else BackgroundAnalysis(
-                fingerprint=_fingerprint(_given(background)), starting_step=background.starting_step
+                fingerprint=_fingerprint(in_one_spelling(background)), starting_step=background.starting_step
             ),
             sticky=None
             if canary.sticky is None
@@ -306,7 +302,7 @@ def _step(step: StepModel) -> Step:
     if step.approve is not None:
         return ApproveStep(webhook=step.approve.webhook)
     if step.analysis is not None:
-        return AnalysisStep(fingerprint=_fingerprint(_given(step.analysis)))
+        return AnalysisStep(fingerprint=_fingerprint(in_one_spelling(step.analysis)))
     if step.job is not None:
         return JobStep(fingerprint=_fingerprint(step.job.spec))
     assert step.set_header_route is not None

@@ -270,6 +270,9 @@ def check_gate(gate: GateModel, path: str) -> Iterator[Finding]:
     names = [metric.name for metric in gate.metrics]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"{path}.metrics", f"two metrics are called {name}: give each its own name"
+    given = [argument.name for argument in gate.args]
+    for name in sorted({name for name in given if given.count(name) > 1}):
+        yield f"{path}.args", f"two arguments are called {name}: leave one of them out"
     for index, metric in enumerate(gate.metrics):
         yield from check_metric(metric, f"{path}.metrics[{index}]")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from rollouts.analysis.backtest import BacktestResult, Replayed, backtest, finite
 from rollouts.analysis.comparisons import GatesError
@@ -23,6 +22,7 @@ from rollouts.api.scalars import format_time, parse_time
 from rollouts.api.strategies import StrategyFault
 from rollouts.cli.connect import connection_options
 from rollouts.cli.file_conditions import FileConditions
+from rollouts.cli.lint_kinds import is_ours, objects_in
 from rollouts.cli.lint_strategies import FileStrategies
 from rollouts.cli.offline import (
     TEMPLATE_KINDS,
@@ -36,6 +36,7 @@ from rollouts.cli.plan_capacity import accelerators_of, capacity_lines, companio
 from rollouts.cli.plan_table import minutes_of, pods_line, rows_of, table_of, total_of
 from rollouts.cli.plan_waits import Surroundings, ends_at, obstacles
 from rollouts.cli.progress import progress
+from rollouts.cli.yaml_source import read_yaml
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import console, document, say
 
@@ -43,7 +44,6 @@ __all__ = ["backtest_command", "plan_command"]
 
 _MAX_RECORDING = 1024 * 1024 * 1024
 _MAX_YAML = 1024 * 1024
-_MAX_VALUES = 100_000
 
 
 class BadInput(click.ClickException):
@@ -52,41 +52,21 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
-class _Loader(yaml.SafeLoader):
-    """Aliases are shared, not copied, and bounded below; merge keys copy, and could double again and again."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.YAMLError("merge keys (<<) are not supported: write the fields out")
-        super().flatten_mapping(node)
-
-
-def _expanded(value: Any, known: dict[int, int], above: set[int]) -> int:
-    """Values of a document when each alias is written out, in one visit per value; raises YAMLError."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) in above:
-        raise yaml.YAMLError("an alias (*name) contains itself")
-    if id(value) not in known:
-        above.add(id(value))
-        children = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum([_expanded(child, known, above) for child in children])
-        above.remove(id(value))
-    if known[id(value)] > _MAX_VALUES:
-        raise yaml.YAMLError(f"aliases (*name) make more than {_MAX_VALUES} values")
-    return known[id(value)]
-
-
 def load_documents(path: Path) -> list[Any]:
-    """The documents of a YAML or JSON file; raises BadInput."""
+    """The documents of a YAML or JSON file, as `lint` and kubectl read them, Lists taken apart; raises BadInput."""
     try:
         if path.stat().st_size > _MAX_YAML:
             raise BadInput(f"{path}: larger than {_MAX_YAML} bytes")
-        loaded = [d for d in yaml.load_all(path.read_text("utf-8"), Loader=_Loader) if d is not None]
-        _expanded(loaded, {}, set())
-        return loaded
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        documents, faults = read_yaml(path.read_bytes())
+    except OSError as error:
         raise BadInput(f"{path}: {error}") from error
+    for fault in faults:
+        raise BadInput(f"{path}:{fault.line}:{fault.column}: {fault.text}")
+    return [item for one in documents for item in _items(one.value)]
+
+
+def _items(value: Any) -> list[Any]:
+    return [obj for _, obj in objects_in(value)] if isinstance(value, Mapping) else [value]
 
 
 def load_recording(path: Path) -> Recording:
@@ -276,7 +256,8 @@ def _waits(parsed: ParsedRollout, around: Surroundings) -> bool:
 def _rollout_in(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The Rollout of a file, and all of its documents. Raises BadInput."""
     documents = [d for d in load_documents(file) if isinstance(d, dict)]
-    rollout = next((d for d in documents if d.get("kind") == "Rollout"), None)
+    named = [d for d in documents if d.get("kind") == "Rollout"]
+    rollout = next(filter(is_ours, named), named[0] if named else None)
     if rollout is None:
         raise BadInput(f"{file}: no document of kind Rollout")
     return rollout, documents

@@ -10,7 +10,7 @@ from typing import Any
 from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
 from rollouts.analysis.forecasting import Forecast, plan_rollout
 from rollouts.analysis.offers import ANY_OFFER
-from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems
+from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems, undeclared
 from rollouts.api.freeze_models import RolloutFreezeSpec
 from rollouts.api.freezes import check_freeze
 from rollouts.api.parsing import ParsedRollout, parse_rollout
@@ -34,8 +34,9 @@ from rollouts.cli.lint_order import order_findings
 from rollouts.cli.lint_queries import Parse, query_doubts
 from rollouts.cli.lint_references import Known, picker_findings, reference_findings, unwanted_findings
 from rollouts.cli.lint_routes import route_problems
-from rollouts.cli.lint_schema import kinds, strict_findings
+from rollouts.cli.lint_schema import NO_NAME, kinds, strict_findings
 from rollouts.cli.lint_strategies import STRATEGY_KINDS, FileStrategies, at_reference, strategy_findings
+from rollouts.cli.lint_values import large_growth
 from rollouts.cli.lint_windows import too_long
 from rollouts.cli.lint_words import nearest
 from rollouts.cli.lint_workloads import workload_findings
@@ -200,6 +201,9 @@ def _template(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) 
     for reason, text in metric_problems(list(parsed.metrics), offers, files.check):
         if reason != "ArgumentMissing":
             yield problem(where, text, rule="gate", path=_metric_path(obj, ("spec",), text))
+    for left in dict.fromkeys(undeclared(parsed)):
+        text = f"{left[:60]} is no argument of this template: declare it in args"
+        yield problem(where, text, rule="gate", path=("spec", "args"))
     for text, sure in query_doubts(parsed.metrics, files.parse):
         make = problem if sure else hint
         yield make(where, text, rule="promql", path=_metric_path(obj, ("spec",), text))
@@ -207,7 +211,7 @@ def _template(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) 
 
 def _refuses(finding: Finding) -> bool:
     """Whether the reader refuses it, too: it ignores fields that it does not know."""
-    return finding.severity is Severity.PROBLEM and finding.rule not in ("unknown-field", "template")
+    return finding.severity is Severity.PROBLEM and finding.rule not in ("unknown-field", "template", NO_NAME)
 
 
 def _why(obj: Mapping[str, Any], path: Path) -> str:
@@ -300,6 +304,8 @@ def _gate(where: str, place: str, gate: Gate, resolved: ResolvedGate, files: _Fi
     for metric in resolved.metrics:
         if metric.source not in _SOURCES:
             yield hint(where, f"{place}: metric {metric.name}: {_source(metric.source)}")
+    for text in large_growth(resolved.metrics):
+        yield hint(where, f"{place}: {text}")
     if resolved.metrics and not any(map(can_stop, resolved.metrics)):
         yield hint(
             where,

@@ -16,7 +16,9 @@ from typing import Any
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
 from rollouts.api.references import DEPENDENTS_ANNOTATION
+from rollouts.carriers import TRAFFIC_KINDS, object_targets
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
+from rollouts.cli.lint_inner_specs import misspelt
 from rollouts.cli.lint_values import (
     CRON_MACROS,
     duration_problem,
@@ -30,7 +32,7 @@ from rollouts.cli.yaml_source import Path
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.units import DURATION_PATTERN
 
-__all__ = ["kinds", "strict_findings"]
+__all__ = ["NO_NAME", "kinds", "strict_findings"]
 
 Schema = Mapping[str, Any]
 Wrong = tuple[Path, str, bool, str]
@@ -38,6 +40,8 @@ Wrong = tuple[Path, str, bool, str]
 
 _MOST = 64
 """Findings of one object: who has more, has one cause."""
+NO_NAME = "no-name"
+"""The rule of names that no object can have."""
 _NO_VALUE = "no-value"
 """The rule of fields that are null: the API server drops them, so that what needs them says so."""
 _MAX_PLACES = 2
@@ -59,6 +63,15 @@ _META = (
 )
 """ObjectMeta of apimachinery."""
 _OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_NAMED = frozenset(
+    {("pool", "name"), ("poolRef", "name"), ("canaryFrom", "name"), ("dependsOn", "name"), ("with", "pool")}
+    | {("templates", "templateName")}
+    | {(kind.field, "name") for kind in TRAFFIC_KINDS}
+    | {(target.field, "name") for target in object_targets()}
+)
+"""Fields that name an object of Kubernetes; adapters and receivers are named otherwise."""
 _ANNOTATIONS = (COMMAND_ANNOTATION, COMMIT_ANNOTATION, RELEASE_ANNOTATION, DEPENDENTS_ANNOTATION)
 _OURS = "inferencerollouts.dev/"
 
@@ -129,10 +142,17 @@ def _envelope(obj: Mapping[str, Any]) -> Iterator[Wrong]:
     if called is not None and not isinstance(called, str):
         yield ("metadata", "name"), _mismatch("string", called), False, "wrong-type"
     elif called and (len(called) > 253 or not _OBJECT_NAME.fullmatch(called)):
-        text = f"{called!r:.70} is no name of an object: lower case letters, digits, - and ."
-        yield ("metadata", "name"), left_in(called) or text, False, "wrong-value"
+        yield ("metadata", "name"), left_in(called) or _no_name(called), False, "wrong-value"
+    space = meta.get("namespace")
+    if isinstance(space, str) and space and not _NAMESPACE.fullmatch(space):
+        text = f"{space!r:.70} is no name of a namespace: at most 63 lower case letters, digits and -"
+        yield ("metadata", "namespace"), left_in(space) or text, False, "wrong-value"
     for field in ("labels", "annotations"):
         yield from _texts(meta.get(field), ("metadata", field))
+
+
+def _no_name(name: str) -> str:
+    return f"{name!r:.70} is no name of an object: lower case letters, digits, - and ."
 
 
 def _texts(values: Any, path: Path) -> Iterator[Wrong]:
@@ -144,6 +164,9 @@ def _texts(values: Any, path: Path) -> Iterator[Wrong]:
     for name, value in islice(values.items(), _MOST):
         if not isinstance(value, str):
             yield (*path, str(name)), _mismatch("string", value), False, "wrong-type"
+        elif path[-1] == "labels" and not _LABEL_VALUE.fullmatch(value[:64]):
+            text = f"{value!r:.70} is no value of a label: at most 63 letters, digits, -, _ and ."
+            yield (*path, str(name)), left_in(value) or text, False, "wrong-value"
         elif path[-1] == "annotations" and str(name).startswith(_OURS) and name not in _ANNOTATIONS:
             near = nearest(str(name), _ANNOTATIONS)
             if near:
@@ -168,15 +191,19 @@ def _walk(schema: Schema, value: Any, path: Path, kind: str) -> Iterator[Wrong]:
         return
     wanted = schema.get("type")
     if not _is(wanted, value):
-        yield path, _short_form(schema, value) or _mismatch(str(wanted), value, path), False, "wrong-type"
+        time = schema.get("pattern") == DURATION_PATTERN
+        text = _short_form(schema, value) or _mismatch(str(wanted), value, time=time)
+        yield path, text, False, "wrong-type"
     elif wanted == "object":
         yield from _object(schema, value, path, kind)
     elif wanted == "array":
         yield from _array(schema, value, path, kind)
     elif wanted == "string":
         said = _of_field(path, value)
-        texts = [said] if said else _text(schema, value)
+        texts = [said] if said else list(_text(schema, value))
         yield from ((path, text, False, "wrong-value") for text in texts)
+        if not texts and _names_nothing(path, value):
+            yield path, _no_name(value), False, NO_NAME
     elif wanted in ("integer", "number"):
         yield from ((path, text, False, "wrong-value") for text in _bounds(schema, value))
 
@@ -202,7 +229,9 @@ def _is(wanted: Any, value: Any) -> bool:
 def _object(schema: Schema, value: Mapping[str, Any], path: Path, kind: str) -> Iterator[Wrong]:
     known = schema.get("properties")
     if known is None:
-        return  # a Job's spec, a route's template: others judge them
+        for where, near in misspelt(value, path):  # a Job's spec, a route's template: others judge the rest
+            yield where, f"unknown field: did you mean {near}?", True, "unknown-field"
+        return
     needed = schema.get("required", ())
     strange, lacking = (
         [name for name in value if name not in known],
@@ -258,7 +287,7 @@ def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
         value = int(value)
     fraction = "x-kubernetes-int-or-string" not in schema
     if isinstance(value, bool | Mapping | list) or not isinstance(value, int | float | str):
-        yield path, _mismatch("number", value, path), False, "wrong-type"
+        yield path, _mismatch("number", value), False, "wrong-type"
     elif isinstance(value, str) and left_in(value):
         yield path, left_in(value), False, "template"
     elif fraction and isinstance(value, str) and not re.fullmatch(schema.get("pattern", ".*"), value[:256]):
@@ -274,6 +303,12 @@ def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
         text = _SORTS.get(str(field), duration_problem)(value)
         if text:
             yield path, text, False, "wrong-value"
+
+
+def _names_nothing(path: Path, value: str) -> bool:
+    """Whether a name is one that no object can have. The API server takes it: it is a text to it."""
+    parent = next((part for part in reversed(path[:-1]) if isinstance(part, str)), "")
+    return (parent, path[-1]) in _NAMED and bool(value) and not _OBJECT_NAME.fullmatch(value)
 
 
 def _of_field(path: Path, value: str) -> str:
@@ -377,7 +412,7 @@ def _nothing(schema: Schema) -> str:
     return f"nothing stands after the colon: it counts as left out; write {wanted}, or see to the indentation"
 
 
-def _mismatch(wanted: str, value: Any, path: Path = ()) -> str:
+def _mismatch(wanted: str, value: Any, *, time: bool = False) -> str:
     told = _TYPES.get(wanted, "another value")
     match value:
         case bool():
@@ -388,7 +423,7 @@ def _mismatch(wanted: str, value: Any, path: Path = ()) -> str:
             return f"must be {told}, not a truth value (on, off, yes and no are such in YAML)"
         case int() | float():
             if wanted == "string":
-                spoken = spoken_duration(value) if path and _is_time(path) else ""
+                spoken = spoken_duration(value) if time else ""
                 return f"must be {told}, not the number {value}{spoken or ': put it in quotes'}"
             return f"must be {told}, not {value}"
         case str():
@@ -405,13 +440,6 @@ def _mismatch(wanted: str, value: Any, path: Path = ()) -> str:
         case None:
             return f"must be {told}, and nothing stands there"
     return f"must be {told}, not an object" + (": begin its items with -" if wanted == "array" else "")
-
-
-def _is_time(path: Path) -> bool:
-    return str(path[-1]) in (
-        *("window", "interval", "initialDelay", "errorTimeout", "minDwell", "warmUp", "maxDuration", "bake"),
-        *("progressDeadline", "targetDeadline", "duration"),
-    )
 
 
 def _plain_scalar(wanted: str, value: str) -> bool:

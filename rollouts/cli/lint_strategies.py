@@ -19,7 +19,7 @@ from rollouts.api.strategies import (
     pin_strategy,
     strategy_ref,
 )
-from rollouts.cli.lint_findings import Finding, hint, path_in, problem
+from rollouts.cli.lint_findings import Finding, Severity, hint, path_in, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
 from rollouts.cli.offline import offers_of
@@ -105,7 +105,8 @@ def strategy_findings(obj: Object, strict: Sequence[Finding], check: Check) -> I
     where, pinned = name_of(obj), pin_strategy(obj)
     if isinstance(pinned, StrategyFault):
         path = path_in(pinned.text)
-        if not any(path and one.path[: len(path)] == path for one in strict):
+        told = (one.path for one in strict if one.severity is Severity.PROBLEM)
+        if not any(path and one[: len(path)] == path for one in told):
             yield problem(where, pinned.text, path=path)
         return
     canary = SharedStrategySpec.model_validate(dict(map_of(obj.get("spec")))).canary

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.units import DURATION_PATTERN, parse_duration, parse_pod_count, parse_weight
 
-__all__ = ["CRON_MACROS", "duration_problem", "left_in", "pods_problem", "spoken_duration", "weight_problem"]
+__all__ = [
+    "CRON_MACROS",
+    "duration_problem",
+    "large_growth",
+    "left_in",
+    "pods_problem",
+    "spoken_duration",
+    "weight_problem",
+]
 
 _UNITS = {
     **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), "ms"),
@@ -26,6 +37,8 @@ CRON_MACROS = {
     "@annually": "0 0 1 1 *",
 }
 """Of crontab(5), as the five fields that they stand for."""
+_LARGE_GROWTH = 3.0
+"""Of errors three times as many is a tolerance that people want (docs/analysis.md); more is rare."""
 _SPOKEN = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?) ?([A-Za-z]{0,12}) ?")
 
 
@@ -36,9 +49,9 @@ def weight_problem(value: int | float | str) -> str:
     except ValueError as error:
         if isinstance(value, float) and 0 < value < 1:
             return f"{error}; it counts in percent: write {_short(value * 100)}"
-        if isinstance(value, float):
+        if isinstance(value, float) and math.isfinite(value):
             return f"{error}: write {_short(value)}"
-        if isinstance(value, str) and value.strip("% ").isdecimal() and len(value) < 8:
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,3}", value.strip("% ")) and len(value) < 8:
             return f"{error}: write {value.strip('% ')}, without quotes"
         return str(error)
     return ""
@@ -80,11 +93,23 @@ def spoken_duration(value: Any) -> str:
     meant, at = "", 0
     while at < len(text):
         part = _SPOKEN.match(text, at)
-        if part is None or part[2] not in ("", *_UNITS):
+        if part is None or part[2] not in ("", *_UNITS) or (not part[2] and part[0] != text):
             return ""
         meant += part[1] + _UNITS.get(part[2], "s")
         at = part.end()
     return f": write {meant}" if meant and re.fullmatch(DURATION_PATTERN, meant) else ""
+
+
+def large_growth(metrics: Iterable[MetricSpec]) -> Iterator[str]:
+    """Growth that a comparison allows, and that was rather meant in percent."""
+    for metric in metrics:
+        form = metric.what.form if isinstance(metric.what, CompareSpec) else None
+        for name in ("margin", "tolerance") if form is not None else ():
+            value = getattr(form, name)
+            if isinstance(value, int | float) and value > _LARGE_GROWTH:
+                yield (
+                    f'metric {metric.name}: {name} {value:g} is {value * 100:g} %: write "{value:g}%" if that is meant'
+                )
 
 
 def left_in(text: str) -> str:

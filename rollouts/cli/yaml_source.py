@@ -7,10 +7,13 @@ must be what they apply. Every pass is linear; size, nesting and what aliases ex
 
 from __future__ import annotations
 
+import codecs
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -38,6 +41,14 @@ _UNRENDERED = (
 )
 _TRUE = frozenset({"yes", "true", "on"})
 _INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Of texts that say which they are, as Windows PowerShell writes: kubectl reads those, too. The longer ones first."""
 _TAG = "tag:yaml.org,2002:"
 _LONGEST_NUMBER = 400
 _EXACT = 2.0**53
@@ -132,8 +143,9 @@ def read_yaml(data: bytes) -> tuple[list[Document], list[Fault]]:
         return [], [
             Fault(1, 1, f"the file is larger than {MAX_BYTES} bytes: check its objects by themselves")
         ]
+    charset = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8-sig")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(charset)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return [], [Fault(line, 1, "the text is not UTF-8: save it as UTF-8")]
@@ -142,6 +154,11 @@ def read_yaml(data: bytes) -> tuple[list[Document], list[Fault]]:
     if text[:1] in ("{", "["):
         text = text.replace("\t", " ")  # JSON may be indented by tabs, and has none in its strings
     lines = text.splitlines(keepends=True)
+    starts = _json_starts(text)
+    if len(starts) > 1:
+        for first, end in pairwise([*starts, len(lines)]):
+            _read_from(lines, first, documents, faults, end)
+        return documents, faults[:_MAX_FAULTS]
     start = 0
     for _ in range(_MAX_RESTARTS):
         stopped = _read_from(lines, start, documents, faults)
@@ -153,15 +170,36 @@ def read_yaml(data: bytes) -> tuple[list[Document], list[Fault]]:
     return documents, faults[:_MAX_FAULTS]
 
 
+def _json_starts(text: str) -> list[int]:
+    """Lines, from 0, on which the objects of a stream of JSON begin, as ``jq`` writes and kubectl reads such.
+
+    None where it is no such stream, or not each object has lines of its own.
+    """
+    decoder, at, line, starts = json.JSONDecoder(), 0, 0, list[int]()
+    try:
+        while text.startswith("{", at) and (not at or text[at - 1] in "\r\n"):
+            starts.append(line)
+            _, end = decoder.raw_decode(text, at)
+            space = _SPACE.match(text, end)
+            assert space is not None  # it matches nothing, too
+            line += len(text[at : space.end()].splitlines())
+            at = space.end()
+    except (ValueError, RecursionError):
+        return []
+    return starts if at == len(text) else []
+
+
 def _begins(line: str) -> bool:
     return line.startswith("---") and not line[3:4].strip()
 
 
-def _read_from(lines: list[str], start: int, documents: list[Document], faults: list[Fault]) -> int | None:
-    """Read from a line on; the line where reading stopped, or None at the end of the text."""
+def _read_from(
+    lines: list[str], start: int, documents: list[Document], faults: list[Fault], end: int | None = None
+) -> int | None:
+    """Read from a line on, to ``end``; the line where reading stopped, or None at the end of the text."""
     loader = None
     try:
-        loader = _Loader("".join(lines[start:]))
+        loader = _Loader("".join(lines[start:end]))
         while loader.check_node():
             node = loader.get_node()
             assert node is not None  # there is one, said check_node
@@ -179,7 +217,7 @@ def _read_from(lines: list[str], start: int, documents: list[Document], faults: 
         faults.append(Fault(line + 1, mark.column + 1 if mark else 1, _words(error, lines, start, line)))
         return line
     except yaml.reader.ReaderError as error:
-        line = start + "".join(lines[start:]).count("\n", 0, error.position)
+        line = start + "".join(lines[start:end]).count("\n", 0, error.position)
         faults.append(Fault(line + 1, 1, f"the character U+{int(error.character):04X} may not stand in YAML"))
     except RecursionError:
         line = start + (loader.line if loader is not None else 0)
@@ -202,6 +240,10 @@ def _words(error: yaml.MarkedYAMLError, lines: list[str], start: int, line: int)
     return f"no YAML: {said}; see to the indentation, to colons and to quotes before this place"
 
 
+def _is_merge(name: yaml.Node) -> bool:
+    return isinstance(name, yaml.ScalarNode) and name.tag == f"{_TAG}merge"
+
+
 class _Values:
     """Plain values of one document. An alias is shared, not copied, and counted as often as it is written out."""
 
@@ -210,6 +252,7 @@ class _Values:
         self.unusable = False
         self._known: dict[int, tuple[Any, int]] = {}
         self._above: set[int] = set()
+        self._copied = 0
 
     def of(self, node: yaml.Node) -> Any:
         """The value of a node; what is wrong goes to ``faults``."""
@@ -246,10 +289,33 @@ class _Values:
                 items.append(value)
                 size += more
             return items, size
-        found: dict[str, Any] = {}
+        found, own = self._merged(node)
         for name, value, more in self._fields(node):
             found[name] = value
-            size += more
+            own += more
+        return found, size + own
+
+    def _merged(self, node: yaml.Node) -> tuple[dict[str, Any], int]:
+        """What merge keys (``<<: *name``) bring in: the node's own fields replace it, the first of several wins."""
+        found, size = dict[str, Any](), 0
+        for index, (name, child) in enumerate(node.value):
+            if not _is_merge(name):
+                continue
+            if index:
+                self._broken(
+                    name, "a merge key (<<) goes first: readers differ in what wins behind other fields"
+                )
+            parts = child.value if isinstance(child, yaml.SequenceNode) else [child]
+            if not all(isinstance(part, yaml.MappingNode) for part in parts):
+                self._broken(child, "a merge key (<<) takes a mapping, or a list of mappings: <<: *name")
+                continue
+            for part in parts:
+                value, more = self._of(part)
+                size += more
+                self._copied += len(value or ())
+                if self._copied > _MAX_VALUES and not self.unusable:
+                    self._broken(name, f"merge keys (<<) make more than {_MAX_VALUES} values")
+                found = {**value, **found} if isinstance(value, dict) and not self.unusable else found
         return found, size
 
     def _fields(self, node: yaml.Node) -> Iterator[tuple[str, Any, int]]:
@@ -259,8 +325,7 @@ class _Values:
                 unrendered = isinstance(name, yaml.MappingNode)
                 self._broken(name, _UNRENDERED if unrendered else "a field's name must be text")
                 continue
-            if name.tag == f"{_TAG}merge":
-                self._broken(name, "merge keys (<<) are not supported: write the fields out")
+            if _is_merge(name):
                 continue
             if name.value in lines:
                 text = (

@@ -65,7 +65,10 @@ class EventRecorder:
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{meta['name'][:230]}.{digest}", "namespace": meta["namespace"]},
+            "metadata": {
+                "name": f"{meta['name'][:230].rstrip('-.')}.{digest}",
+                "namespace": meta["namespace"],
+            },
             "involvedObject": {
                 "apiVersion": about["apiVersion"],
                 "kind": about["kind"],

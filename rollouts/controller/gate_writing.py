@@ -93,7 +93,9 @@ class GateWriter:
 
     async def _create(self, resource: Resource, gathered: Gathered, body: Object) -> None:
         try:
-            stored = await self._client.create(resource, gathered.parsed.namespace, body)
+            # A Job without the command that somebody misspelt would pass. Our own kinds may be older than we are.
+            strict = resource == kinds.JOB
+            stored = await self._client.create(resource, gathered.parsed.namespace, body, strict=strict)
         except AlreadyExists:
             await self._demand_ours(resource, gathered, body["metadata"]["name"])
             return

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from typing import Any, Unpack
 
-from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.client import CreateOptions, KubeClient, PatchKind, Resource
 from rollouts.kube.errors import KubeError, NamespaceTerminating
 from rollouts.kube.wrapping import Call, WrappedClient
 from rollouts.objects import kinds
@@ -34,11 +34,15 @@ class TerminationNotice(WrappedClient):
         return nullcontext()
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        **options: Unpack[CreateOptions],
     ) -> Object:
         """See ``KubeClient.create``."""
         try:
-            return await super().create(resource, namespace, obj, dry_run=dry_run)
+            return await super().create(resource, namespace, obj, **options)
         except NamespaceTerminating:
             self._on_termination(namespace or "")
             raise

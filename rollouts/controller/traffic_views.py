@@ -11,6 +11,7 @@ from rollouts.controller.adapter_views import ModelTraffic
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import WayObject
 from rollouts.controller.mirroring import mirrored_arms
+from rollouts.controller.other_rules import reached_by_others
 from rollouts.engine.observation import (
     Claim,
     Problem,
@@ -96,6 +97,7 @@ class TrafficViews:
                 view,
                 mirrored=mirrored_arms(self._caches, parsed.namespace, raw, reader.arms),
                 sessions=keeps_sessions(raw.get("spec")),
+                by_others=view.pins | reached_by_others(self._caches, parsed, reader.arms),
             )
         if raw is None and status.traffic_adopted:
             view = replace(view, mode=TrafficMode.ADOPTED)

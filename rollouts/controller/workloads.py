@@ -15,11 +15,11 @@ from rollouts.carriers import StoppedTargetKind, kind_of, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.companions import companion_views
 from rollouts.controller.mirroring import mirroring_route
+from rollouts.controller.other_rules import rules_of_others
 from rollouts.controller.pool_views import splitting
 from rollouts.engine.attempt import CompanionCapacity
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.accelerators import accelerators
 from rollouts.objects.companions import belongs, roles_hint
@@ -29,8 +29,7 @@ from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import Pool, former_pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey, version_of
-from rollouts.traffic import wayback
-from rollouts.traffic.backends import rules_of, weighted_pools
+from rollouts.traffic.backends import weighted_pools
 
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
@@ -191,27 +190,6 @@ def _names(found: Collection[Workload]) -> str:
     shown = [one.reference for one in found][:_SHOWN]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return f"{', '.join(shown)}{more}" if shown else "none does"
-
-
-def _rules_of_others(parsed: ParsedRollout, route: dict[str, Any]) -> dict[str, Any]:
-    """A route without the rules that the Rollout weighs: those that the spec chooses, and those that a record of the
-    way back gives to stable, whatever was edited. Where no spec names any, what a record spared is left.
-    """
-    traffic, meta = parsed.spec.traffic if parsed.spec is not None else None, metadata_of(route)
-    name = meta.get("name") if meta.get("namespace") == parsed.namespace else None
-    records = [record for record in parsed.status.way_back if record.name == name]
-    named = isinstance(traffic, HttpRouteTraffic) and traffic.name == name
-    if not named and not records:
-        return route
-    others: list[Any] = [rule for record in records for rule in wayback.spared(route, record)]
-    if isinstance(traffic, HttpRouteTraffic) and named and traffic.rule_names:
-        weighed = [rule for record in records for rule in wayback.weighed(route, record)]
-        others = [
-            rule
-            for rule in rules_of(route.get("spec"))
-            if map_of(rule).get("name") not in traffic.rule_names and rule not in weighed
-        ]
-    return {**route, "spec": {"rules": others}}
 
 
 class WorkloadViews:
@@ -403,7 +381,7 @@ class WorkloadViews:
         own = {(pool.namespace, pool.group, pool.name)} if is_companion else set()
         named = {(one.namespace, one.group, one.name) for one in pools} - own
         for route in self._caches.routes_to(pools):
-            others = _rules_of_others(parsed, route)
+            others = rules_of_others(parsed, route)
             if not named.isdisjoint(weighted_pools(others.get("spec"), str(route["metadata"]["namespace"]))):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:

@@ -131,6 +131,8 @@ class TrafficView:
     deleting: bool = False
     mirrored: frozenset[Identity] = frozenset()
     """Arms that a RequestMirror filter of the object copies requests to."""
+    by_others: frozenset[Identity] = frozenset()
+    """Arms that rules which are not weighed, or other objects, send requests to: those come on top of the split."""
     sessions: bool = False
     """Whether one of the rules keeps sessions where they are (``sessionPersistence``)."""
 

@@ -148,6 +148,7 @@ class Reason(StrEnum):
         "Correct what the message names.")
     QUERY_UNKNOWN = "QueryUnknown", "The source of a query knows no PromQL.", "Use measure, or a Prometheus source."
     PRESET_UNKNOWN = "PresetUnknown", "The source has no preset of this name.", "Take one that the message lists."
+    STAT_UNKNOWN = "StatUnknown", "What is measured has no such statistic.", "Take one that the message lists."
     SOURCE_UNKNOWN = ("SourceUnknown", "No metric source is called so.",
         "Take one that the message lists, or configure it.")
     CONDITION_INVALID = "ConditionInvalid", "A condition of a metric is no CEL over result.", "Correct it."

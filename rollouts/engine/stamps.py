@@ -21,8 +21,8 @@ from typing import Any
 
 __all__ = ["ALGORITHM", "digits", "is_foreign", "is_same", "restamped", "stamp"]
 
-ALGORITHM = "1"
-"""Before there were versions a stamp was the digest alone."""
+ALGORITHM = "2"
+"""Before there were versions a stamp was the digest alone; in version 1 of the steps of a gate as it was spelled."""
 
 _DIGEST, _DIGITS = 16, 6
 _STAMP = re.compile(r"(?:[0-9]{1,9}:)?[0-9a-f]{6,64}(?::[0-9a-f]{6})?")

@@ -113,8 +113,11 @@ def share_problem(draft: Draft) -> str | None:
     if traffic.sessions or not share.complete or share.seconds < MIN_WINDOW:
         return None
     side = refuted_side(share, weight)
-    if side == 0 or (side > 0 and traffic.header_routes):  # testers come on top of the split
-        return None
+    favoured = draft.current.canary if side > 0 else draft.stable
+    if side == 0 or (side > 0 and traffic.header_routes) or favoured.identity.arm in traffic.by_others:
+        return (
+            None  # testers come on top of the split, and whoever else a rule of its own sends to one version
+        )
     return (
         f"the weight is {format_weight(weight)}, but the pods' request counters show "
         f"{format_weight(observed_weight(share))}: does the gateway honour weights between InferencePools?"
@@ -189,6 +192,8 @@ def _not_programmed(draft: Draft) -> tuple[PathAlarm, str] | None:
         return None
     if share.canary or not share.complete or share.seconds < share.propagation or traffic.sessions:
         return None
+    if draft.stable.identity.arm in traffic.by_others:
+        return None  # what of its requests is the split's, nobody can tell
     if expected_canary(share, weight) < _MUST_SHOW or not traffic.parents.programmed or draft.current.pulled:
         return None
     if not _written(draft, weight) or draft.obs.ready(canary.identity) == 0:

@@ -16,6 +16,7 @@ from typing import Any, NotRequired, Protocol, TypedDict, Unpack
 from rollouts.objects.resource import Resource
 
 __all__ = [
+    "CreateOptions",
     "DeleteOptions",
     "KubeClient",
     "ListOptions",
@@ -92,6 +93,13 @@ class WatchOptions(TypedDict):
     field_selector: NotRequired[str]
 
 
+class CreateOptions(TypedDict, total=False):
+    """Of a creation. ``strict``: fields that the kind does not have are refused, not dropped."""
+
+    dry_run: bool
+    strict: bool
+
+
 class PatchOptions(TypedDict):
     """Of a patch; ``force`` goes with APPLY only."""
 
@@ -135,7 +143,11 @@ class KubeClient(Protocol):
         ...
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        **options: Unpack[CreateOptions],
     ) -> Object:
         """Create; answers the stored object. Raises AlreadyExists, Invalid, Forbidden."""
         ...

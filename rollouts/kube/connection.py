@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from rollouts.kube import logs
 from rollouts.kube.client import PatchKind
-from rollouts.kube.credentials import Credentials
+from rollouts.kube.credentials import Credentials, Impersonation
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
 from rollouts.kube.pruning import DEEPEST, prune_json
 from rollouts.kube.statuses import error_from_answer
@@ -30,7 +30,6 @@ __all__ = [
     "ApiRequest",
     "Connection",
     "ConnectionPool",
-    "Impersonation",
     "error_of",
     "parse_object",
     "reason_of",
@@ -45,14 +44,6 @@ _IN_ONE_PIECE = 65_536
 # Seconds of silence, then between probes, and probes: a dead peer is noticed within a minute.
 _KEEPALIVE = (30, 10, 3)
 _GOODBYE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Impersonation:
-    """Act as somebody else (``--as``): our own user needs the verb ``impersonate``."""
-
-    user: str
-    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +164,7 @@ class Connection:
                 params={key: value for key, value in request.params.items() if value},
                 # A stream is sent in pieces, which costs more than it gains for all but the largest bodies.
                 data=io.BytesIO(data) if data is not None and len(data) > _IN_ONE_PIECE else data,
-                headers=self._headers(request, token),
+                headers=self.headers(request, token),
                 ssl=self.credentials.tls(),
                 server_hostname=self.credentials.server_name,
                 proxy=self.credentials.proxy,
@@ -185,16 +176,15 @@ class Connection:
             response.release()
         return response
 
-    def _headers(self, request: ApiRequest, token: str | None) -> CIMultiDict[str]:
+    def headers(self, request: ApiRequest, token: str | None) -> CIMultiDict[str]:
+        """The headers of a request, on whose behalf it is sent among them."""
         headers = CIMultiDict({"Accept": request.accept})
         if request.body is not None:
             headers["Content-Type"] = request.patch.value if request.patch else _JSON
         if token:
             headers["Authorization"] = token
-        if self.impersonate:
-            headers["Impersonate-User"] = self.impersonate.user
-            for group in self.impersonate.groups:
-                headers.add("Impersonate-Group", group)
+        for name, value in (self.impersonate or self.credentials.impersonate or Impersonation()).headers():
+            headers.add(name, value)
         return headers
 
 

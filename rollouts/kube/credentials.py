@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import yaml
 
@@ -22,7 +25,7 @@ from rollouts.kube.errors import NotConfigured
 from rollouts.kube.kubeconfig import ContextChoice, ResolvedContext, kubeconfig_paths, resolve
 from rollouts.kube.plain import PlainLogin, plain_login
 
-__all__ = ["Credentials", "as_choice", "context_namespace", "load_credentials"]
+__all__ = ["Credentials", "Impersonation", "as_choice", "context_namespace", "load_credentials"]
 
 # Mounted tokens are rotated well before they expire; exec plugins say when theirs does.
 _REFRESH_SECONDS = 60.0
@@ -32,10 +35,54 @@ _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 _POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
-class Credentials:
-    """Address, TLS context and the current Authorization header of one API server."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impersonation:
+    """Act as somebody else (``--as``): our own user needs the verb ``impersonate``."""
 
-    def __init__(self, configuration: Any, reload: Callable[[], Awaitable[None]]) -> None:
+    user: str = ""
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, str], ...] = ()
+
+    def headers(self) -> Iterator[tuple[str, str]]:
+        """As client-go's ``ImpersonatingRoundTripper`` writes them; none without a user."""
+        if not self.user:
+            return
+        yield "Impersonate-User", self.user
+        if self.uid:
+            yield "Impersonate-Uid", self.uid
+        yield from (("Impersonate-Group", group) for group in self.groups)
+        yield from ((f"Impersonate-Extra-{quote(key, safe='')}", value) for key, value in self.extra)
+
+
+def _impersonated(user: Mapping[str, Any]) -> Impersonation | None:
+    """Whom a user of a kubeconfig acts as. Raises ValueError."""
+    name, extra = user.get("as"), user.get("as-user-extra") or {}
+    if not name:
+        if extra or user.get("as-groups") or user.get("as-uid"):
+            raise ValueError("as-groups, as-uid and as-user-extra need as: whom to act as")
+        return None
+    return Impersonation(
+        user=str(name),
+        uid=str(user.get("as-uid") or ""),
+        groups=tuple(map(str, user.get("as-groups") or ())),
+        extra=tuple((str(key), str(value)) for key, values in extra.items() for value in values),
+    )
+
+
+class Credentials:
+    """Address, TLS context and the current Authorization header of one API server.
+
+    ``impersonate``: whom its user acts as, by the kubeconfig.
+    """
+
+    def __init__(
+        self,
+        configuration: Any,
+        reload: Callable[[], Awaitable[None]],
+        impersonate: Impersonation | None = None,
+    ) -> None:
+        self.impersonate = impersonate
         self._configuration = configuration
         self._reload = reload
         self._loaded = time.monotonic()
@@ -88,6 +135,19 @@ class Credentials:
 
 
 def _tls_context(configuration: Any) -> ssl.SSLContext:
+    """Raises NotConfigured, naming the file: OpenSSL does not."""
+    try:
+        return _made_context(configuration)
+    except OSError as error:
+        files = [configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file]
+        named = [file for file in files if file]
+        absent = [file for file in named if not os.access(file, os.R_OK)]
+        why = "cannot be read" if absent else f"no certificate or key: {error}"
+        told = ", ".join(absent or named) or "the kubeconfig's data"
+        raise NotConfigured(f"{told}: {why}") from error
+
+
+def _made_context(configuration: Any) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
     if configuration.cert_file:
         context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
@@ -134,12 +194,13 @@ async def load_credentials(
     if not _in_cluster(kubeconfig, choice):
         resolved = resolve(kubeconfig, choice)
         try:
+            impersonate = _impersonated(resolved.config["users"][0]["user"])
             plain = await plain_login(resolved.config)
         except _UNUSABLE as error:
             raise _not_usable(kubeconfig, error) from error
         if plain is not None:
-            return Credentials(plain, plain.reload)
-        return await _asked_for(kubeconfig, resolved)
+            return Credentials(plain, plain.reload, impersonate)
+        return await _asked_for(kubeconfig, resolved, impersonate)
     return _of_the_pod()
 
 
@@ -151,7 +212,9 @@ def _not_usable(kubeconfig: str | None, error: Exception, where: str = "") -> No
     )
 
 
-async def _asked_for(kubeconfig: str | None, resolved: ResolvedContext) -> Credentials:
+async def _asked_for(
+    kubeconfig: str | None, resolved: ResolvedContext, impersonate: Impersonation | None
+) -> Credentials:
     """By the library: what a plugin or a provider hands out."""
     from kubernetes.aio.client.configuration import Configuration
     from kubernetes.aio.config import ConfigException
@@ -169,7 +232,19 @@ async def _asked_for(kubeconfig: str | None, resolved: ResolvedContext) -> Crede
         await load()
     except (*_UNUSABLE, ConfigException) as error:
         raise _not_usable(kubeconfig, error) from error
-    return Credentials(configuration, load)
+    plugin = resolved.config["users"][0]["user"].get("exec")
+    if plugin and not configuration.api_key.get("BearerToken") and not configuration.cert_file:
+        raise _gave_nothing(plugin)
+    return Credentials(configuration, load, impersonate)
+
+
+def _gave_nothing(plugin: Mapping[str, Any]) -> NotConfigured:
+    """The library logs why, and would go on without a login."""
+    command = str(plugin.get("command", ""))
+    why = "gave no credentials" if shutil.which(command) else "is not there"
+    more = str(plugin.get("installHint") or "").strip()
+    told = f"the credential plugin {command!r} of the kubeconfig {why}"
+    return NotConfigured(f"{told}: {more:.500}" if more else f"{told}: run it by hand to see")
 
 
 def _of_the_pod() -> Credentials:

@@ -19,12 +19,11 @@ from rollouts.kube.client import ListPage, PatchKind, Propagation, Resource, Wat
 from rollouts.kube.connection import (
     ApiRequest,
     Connection,
-    Impersonation,
     error_of,
     parse_object,
     reason_of,
 )
-from rollouts.kube.credentials import Credentials, load_credentials
+from rollouts.kube.credentials import Credentials, Impersonation, load_credentials
 from rollouts.kube.discovery import (
     AGGREGATED,
     group_versions,
@@ -160,10 +159,16 @@ class HttpKubeClient:
             raise ApiUnavailable(f"the watch of {resource.plural} ended in the middle of an event")
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        strict: bool = False,
     ) -> Object:
         """See ``KubeClient.create``."""
-        params = self._write_params(dry_run)
+        params = {**self._write_params(dry_run), "fieldValidation": "Strict" if strict else ""}
         return await self._answer("POST", _path(resource, namespace), params, body=obj)
 
     async def patch(

@@ -91,6 +91,11 @@ def resolve(kubeconfig: str | None, choice: ContextChoice) -> ResolvedContext:
                 f"{told}: context {name!r} has the {kind} {final.get(kind)!r}, which no file defines: "
                 f"give --{kind} (there are: {names})"
             )
+    server = str(named["clusters"][final["cluster"]].get("server") or "")
+    if server and "://" not in server:
+        raise _unusable(
+            f"{told}: cluster {final['cluster']!r} has the server {server!r} without a scheme: write https://{server}"
+        )
     config = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -21,6 +21,8 @@ __all__ = ["PlainLogin", "plain_login"]
 _USER = frozenset(
     {"token", "tokenFile", "client-certificate", "client-certificate-data", "client-key", "client-key-data"}
 )
+_ACTS_AS = frozenset({"as", "as-uid", "as-groups", "as-user-extra"})
+"""Of ``credentials.Impersonation``: headers, and nothing of the login."""
 _LIMIT = 1 << 20
 """Bytes of a token or a certificate file."""
 
@@ -62,7 +64,10 @@ async def plain_login(config: Mapping[str, Any]) -> PlainLogin | None:
     """The login of a resolved kubeconfig; None where more is needed than reading. Raises OSError, ValueError."""
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     server = str(cluster.get("server") or "")
-    if not server.startswith(("http://", "https://")) or not {name for name in user if user[name]} <= _USER:
+    if (
+        not server.startswith(("http://", "https://"))
+        or not {name for name in user if user[name]} <= _USER | _ACTS_AS
+    ):
         return None
     authority = _data(cluster, "certificate-authority-data")
     files = {

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Unpack, cast
 
 from rollouts.kube.client import (
+    CreateOptions,
     DeleteOptions,
     KubeClient,
     ListOptions,
@@ -93,12 +94,16 @@ class WrappedClient:
                     yield event
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        **options: Unpack[CreateOptions],
     ) -> Object:
         """See ``KubeClient.create``."""
         name = str((obj.get("metadata") or {}).get("name", ""))
         async with self.around(Call(Verb.CREATE, resource.plural, name)):
-            return await self._inner.create(resource, namespace, obj, dry_run=dry_run)
+            return await self._inner.create(resource, namespace, obj, **options)
 
     async def patch(
         self,

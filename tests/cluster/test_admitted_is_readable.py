@@ -15,7 +15,7 @@ from rollouts.api.parsing import parse_rollout
 from rollouts.api.runs import parse_run, parse_template
 from rollouts.api.strategies import StrategyFault, pin_strategy
 from rollouts.cli.lint_findings import Severity
-from rollouts.cli.lint_schema import strict_findings
+from rollouts.cli.lint_schema import NO_NAME, strict_findings
 from rollouts.kube.errors import Invalid, KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds
@@ -34,7 +34,12 @@ RESOURCES = {
         kinds.ROLLOUT_STRATEGY,
     )
 }
-KNOWN = ("two metrics are called", "is lower than the weight before it", "nested deeper than")
+KNOWN = (
+    "two metrics are called",
+    "two arguments are called",
+    "is lower than the weight before it",
+    "nested deeper than",
+)
 """What a spec that can be read may still have said of it: rules that CEL's budget has no room for."""
 
 
@@ -59,7 +64,7 @@ def refused_by_lint(obj: dict[str, Any]) -> list[str]:
     """What ``lint`` says that this server would refuse. It prunes fields that it does not know, and says nothing."""
     found = strict_findings(obj, "")
     found = [one for one in found if one.severity is Severity.PROBLEM]
-    return [one.text for one in found if one.rule not in ("unknown-field", "template")]
+    return [one.text for one in found if one.rule not in ("unknown-field", "template", NO_NAME)]
 
 
 async def try_all(kube: HttpKubeClient, namespace: str, seed: int, *, seconds: float) -> Counter[str]:

@@ -99,11 +99,19 @@ class MemoryKubeClient:
         }
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        strict: bool = False,
     ) -> Object:
         """See ``KubeClient.create``."""
         await asyncio.sleep(0)
-        return self.api.create(resource, namespace, obj, manager=self._manager, dry_run=dry_run)
+        return self.api.create(
+            resource, namespace, obj, manager=self._manager, dry_run=dry_run, strict=strict
+        )
 
     async def patch(
         self,

@@ -13,9 +13,9 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
-from rollouts.kube.client import PatchKind, Resource
+from rollouts.kube.client import CreateOptions, PatchKind, Resource
 from rollouts.kube.errors import AlreadyExists, ApiTimeout, ApiUnavailable, Conflict, KubeError, NotFound
 from tests.kit.processes import Process, World
 
@@ -143,7 +143,11 @@ class SimulatedClient:
         return await self._call(True, lambda sent: self._server.get(name))
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        **options: Unpack[CreateOptions],
     ) -> Object:
         """Create a Lease."""
         return await self._call(True, lambda sent: self._server.create(obj["metadata"]["name"], obj))

@@ -228,6 +228,7 @@ class World:
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
+    by_others: frozenset[Identity] = frozenset()
     sessions: bool = False
     compared: frozenset[int] = frozenset()
     only_compared: frozenset[int] = frozenset()
@@ -385,6 +386,7 @@ class World:
             written_by_us=self.writer == OURS,
             written_by_gitops=self.gitops and self.writer != OURS,
             mirrored=self.mirrored,
+            by_others=self.by_others,
             sessions=self.sessions,
         )
 

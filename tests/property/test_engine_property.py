@@ -426,6 +426,7 @@ class Machine(RuleBasedStateMachine):
         world.pools, world.problems, world.blockers = dict.fromkeys(POOLS, 4), (), ()
         world.paths, world.crashes = {}, {}
         world.programmed, world.share, world.mirrored = True, Honest.SPLIT, frozenset()
+        world.by_others = frozenset()
         world.refuses = None
         world.spec = world.spec or self.readable
         world.claim = Claim.OURS if self.mode is TrafficMode.MANAGED else Claim.CONSENTED
@@ -572,8 +573,9 @@ class Machine(RuleBasedStateMachine):
             path=path,
         )
 
-    @rule(mirrored=st.booleans(), sessions=st.booleans())
-    def requests_are_copied_or_sticky(self, mirrored: bool, sessions: bool) -> None:
+    @rule(mirrored=st.booleans(), sessions=st.booleans(), others=st.booleans())
+    def requests_are_copied_or_sticky(self, mirrored: bool, sessions: bool, others: bool) -> None:
+        self.world.by_others = frozenset(POOLS[:2]) if others else frozenset()
         self.world.mirrored = frozenset(POOLS[1:2]) if mirrored else frozenset()
         self.world.sessions = sessions
 

@@ -59,7 +59,7 @@ def restore(spec: EvidenceSpec, text: str, *, pod_limit: int | None = None) -> E
     try:
         plain = json.loads(_inflate(text))
         version, digest = plain["version"], plain["spec"]
-        if version == VERSION and digest in (stamp(spec), _former(spec)):
+        if version == VERSION and digest in (stamp(spec), *_former(spec)):
             process.load(plain["state"])
             return process
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -85,6 +85,7 @@ def _inflate(text: str) -> bytes:
     return plain
 
 
-def _former(spec: EvidenceSpec) -> str:
-    """What told a specification before stamps, which leave out what is at its default."""
-    return hashlib.sha256(repr(spec).encode()).hexdigest()[:16]
+def _former(spec: EvidenceSpec) -> tuple[str, str]:
+    """What told a specification before: stamps of version 1, which are the same here, and none at all."""
+    _, _, digest = stamp(spec).partition(":")
+    return f"1:{digest}", hashlib.sha256(repr(spec).encode()).hexdigest()[:16]

@@ -6,10 +6,10 @@ import heapq
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Unpack
 
 from rollouts.controller.caches import Caches
-from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
+from rollouts.kube.client import CreateOptions, ListPage, PatchKind, Resource, WatchEvent, WatchType
 from rollouts.kube.errors import (
     ApiTimeout,
     ApiUnavailable,
@@ -103,13 +103,17 @@ class FaultyClient:
         return await self._inner.get(resource, namespace, name)
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        **options: Unpack[CreateOptions],
     ) -> Object:
         """See ``KubeClient.create``."""
         self._note("create", resource, str(obj["metadata"]["name"]))
         fault = self._before(resource)
         if fault is None or fault.commits:
-            stored = await self._inner.create(resource, namespace, obj, dry_run=dry_run)
+            stored = await self._inner.create(resource, namespace, obj, **options)
         self._after(fault)
         return stored
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rollouts.api import analysis_models, rollout_models, run_status_models, status_models
-from rollouts.api.parsing import SpecCache, parse_rollout
+from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.scalars import parse_time
 from rollouts.api.status import read_status, write_status
 from rollouts.engine.attempt import AbortRecord, ArmCrashes, Attempt
@@ -402,3 +402,33 @@ def test_what_the_probe_has_to_show(probe, asked):
     spec = parse_rollout(obj).spec
     assert spec is not None
     assert spec.target.must_differ is asked
+
+
+NULLED = {
+    "of the spec": {"paused": None, "onDelete": None, "stableHint": None, "dependsOn": None},
+    "of the strategy": {"progressDeadline": None, "endpointRatio": None, "bake": None, "windows": None},
+    "of a metric": {"noData": None, "failureLimit": None, "errorTimeout": None, "source": None},
+}
+
+
+@pytest.mark.parametrize("where", NULLED)
+def test_null_is_left_out_as_the_api_server_leaves_it_out(where):
+    """PruneNonNullableNullsWithoutDefaults and Default of k8s.io/apiextensions-apiserver."""
+
+    def parsed(nulls: dict[str, None]) -> ParsedRollout:
+        metric = {"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 1"}
+        metric |= nulls if where == "of a metric" else {}
+        canary = {"steps": [{"setWeight": 10}, {"analysis": {"metrics": [metric]}}]}
+        canary |= nulls if where == "of the strategy" else {}
+        rest = {name: value for name, value in GOOD["spec"].items() if name not in NULLED["of the spec"]}
+        spec = rest | {"strategy": {"canary": canary}} | (nulls if where == "of the spec" else {})
+        return parse_rollout(GOOD | {"spec": spec})
+
+    assert parsed(NULLED[where]).problems == ()
+    assert parsed(NULLED[where]).spec == parsed({}).spec
+
+
+def test_null_is_no_value_of_a_field_that_is_required():
+    spec = GOOD["spec"] | {"strategy": {"canary": {"steps": None}}}
+
+    assert parse_rollout(GOOD | {"spec": spec}).problems

@@ -113,12 +113,48 @@ MISTAKES = {
         "5:47",
         "put it in quotes",
     ),
+    "decimal digits of another script": ("setWeight: 10", "setWeight: \u0661\u0660%", "14:20", "is not a weight"),
+    "a duration too long to be read": ("duration: 10m", "duration: 999999999999h", "15:27", "is not a duration such"),
+    "a time that is no interval of a metric": (
+        "      steps:",
+        "      capacity: {scaleDown: {delay: 10}}\n      steps:",
+        "13:37",
+        "write 10s",
+    ),
+    "a soak without its unit": ("spec:\n", "spec:\n  dependsOn: [{name: a, soak: 5}]\n", "6:31", "write 5s"),
+    "an argument twice": (
+        "      - analysis:\n",
+        "      - analysis:\n          args: [{name: a, value: x}, {name: a, value: y}]\n",
+        "17:17",
+        "two arguments are called a",
+    ),
+    "a statistic that a histogram does not have": ("window: 5m}", "stat: ratio}", "18:13", "take p50"),
+    "a quantile of a gauge": ("{preset: ttft, window: 5m}", "{gauge: x, stat: p95}", "18:13", "take last or mean"),
+    "a quantile of a counter": ("{preset: ttft, window: 5m}", "{counter: x, stat: p95}", "18:13", "take rate"),
+    "a share of one counter": ("{preset: ttft, window: 5m}", "{counter: x, stat: ratio}", "18:13", "take rate"),
+    "a name that no route can have": ("- name: route", "- name: Route_A", "10:13", "is no name of an object"),
+    "a name that no pool can have": ("{name: v2}", "{name: $(POOL)}", "7:18", "is no name of an object"),
+    "what Helm leaves of nothing": ("name: v2", "name: <no value>", "7:18", "is no name of an object"),
+    "a namespace that there cannot be": (
+        "  name: demo",
+        "  name: demo\n  namespace: My_NS",
+        "5:14",
+        "is no name of a namespace",
+    ),
+    "a label's value": ("  name: demo", "  name: demo\n  labels: {a: 'b c'}", "5:15", "is no value of a label"),
     # YAML
     "on for a name": ("name: route", "name: on", "10:13", "truth values"),
     "a commit that looks like a number": ("pool: {name: v2}", "pool: {name: 1e3}", "7:18", "put it in quotes"),
     "a tab": ("      - pause", "\t- pause", "15:1", "a tab"),
     "a merge conflict": ("      steps:\n", "<<<<<<< HEAD\n      steps:\n", "", "merge conflict"),
-    "a merge key": ("      steps:", "      <<: {a: b}\n      steps:", "13:7", "merge keys"),
+    "a merge key behind others": (
+        "      steps:",
+        "      bake: 5m\n      <<: {a: b}\n      steps:",
+        "14:7",
+        "goes first",
+    ),
+    "a merge key of a text": ("      steps:", "      <<: a\n      steps:", "13:11", "takes a mapping"),
+    "a field that was merged in": ("      steps:", "      <<: {bakee: 5m}\n      steps:", "12:5", "did you mean bake"),
     "Helm's braces": ("name: v2", "name: {{ .Values.pool }}", "7:19", "helm template"),
     "Helm's braces in quotes": ("name: v2", 'name: "{{ .Values.pool }}"', "7:18", "helm template"),
     "Helm's lines": ("      steps:", "      {{- if .Values.x }}\n      steps:", "", "helm template"),
@@ -168,8 +204,18 @@ def test_a_sound_file_has_nothing_to_say() -> None:
 
 
 HINTS = {
+    "nothing behind a field that has a default": (
+        "      steps:",
+        "      progressDeadline:\n      steps:",
+        "progressDeadline: nothing stands after the colon",
+    ),
     "a source nobody knows": (MEASURE, f"source: promtheus\n            {QUERY}", "--source promtheus"),
     "a query that is no PromQL": (MEASURE, "query: x unles y", "may be no PromQL"),
+    "more than a few times": (
+        f"{MEASURE}\n            successCondition: result < 2.0",
+        "compare: {preset: ttft, tolerance: 10}",
+        '10 is 1000 %: write "10%" if that is meant',
+    ),
     "all traffic": ("      - pause: {", "      - setWeight: 100\n      - pause: {", "step 2 gives the canary all"),
 }  # fmt: skip
 
@@ -180,6 +226,7 @@ def test_what_may_not_be_meant_is_a_hint_at_its_place(name: str) -> None:
 
     result = run(SOUND.replace(old, new, 1))
 
+    assert result.exit_code == 0
     assert any(": hint:" in line and part in line for line in result.output.splitlines()), result.output
 
 
@@ -214,6 +261,32 @@ def test_json_may_be_indented_by_tabs_and_lines_may_end_as_on_windows() -> None:
 
     assert "did you mean count" in run(as_json).output
     assert "<stdin>:22:13: problem" in run(SOUND.replace("count", "cuont").replace("\n", "\r\n")).output
+
+
+@pytest.mark.parametrize("indent", [None, 2, "\t"])
+def test_a_stream_of_json_objects_is_read_as_kubectl_reads_it(indent: Any) -> None:
+    """As ``jq '.items[]'`` writes it, one behind the other."""
+    broken = [yaml.safe_load(SOUND.replace("count", word)) for word in ("cuont", "count", "conut")]
+    text = "\n".join(json.dumps(one, indent=indent) for one in broken)
+    lines = [n for n, line in enumerate(text.splitlines(), 1) if "cuont" in line or "conut" in line]
+
+    result = run(f"{text}\n")
+
+    assert "3 objects, 2 problems" in result.output
+    assert [f"<stdin>:{n}:" in result.output for n in lines] == [True, True]
+
+
+@pytest.mark.parametrize("text", ['{"a":1}\n{"a":\n', "{" * 5_000, '{"a":1}' * 5_000, '{"a":1}\n' * 20_000])
+def test_what_begins_like_a_stream_of_json_is_bounded(text: str) -> None:
+    assert 1 < len(run(text).output.splitlines()) < 200
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-32", "utf-8-sig"])
+def test_text_with_a_byte_order_mark_is_read(charset: str) -> None:
+    """What ``kubectl get rollouts -o yaml > file`` is in Windows PowerShell."""
+    text = SOUND.replace("count", "cuont").replace("\n", "\r\n").encode(charset)
+
+    assert "<stdin>:22:13: problem" in run(text).output
 
 
 def test_after_a_broken_document_the_next_ones_are_read() -> None:
@@ -412,3 +485,120 @@ def test_what_we_ship_has_nothing_wrong(folder: str) -> None:
 
     assert result.exit_code == 0
     assert "0 problems, 0 hints" in result.output
+
+
+def test_an_argument_that_a_template_uses_and_does_not_declare_is_named() -> None:
+    metric = {"name": "m", "query": "x{a='{{args.team}}'}", "successCondition": "result < {{args.most}}"}
+    template = {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": "t"},
+        "spec": {"args": [{"name": "most"}], "metrics": [metric]},
+    }
+
+    result = run(yaml.safe_dump(template))
+
+    assert result.exit_code == 2
+    assert "{{args.team}} is no argument of this template: declare it in args" in result.output
+    assert "args.most" not in result.output
+
+
+INNER = {
+    "a route's rules": ("{parentRefs: [{name: g}], rules: [{matchs: []}]}", "rules[0].matchs", "matches"),
+    "a route's head": ("{parentRef: [{name: g}], rules: [{name: a}]}", "template.parentRef", "parentRefs"),
+    "a filter": (
+        "{parentRefs: [{name: g}], rules: [{filters: [{type: URLRewrite, urlRewrit: {hostname: a}}]}]}",
+        "filters[0].urlRewrit",
+        "urlRewrite",
+    ),
+    "a header": (
+        "{parentRefs: [{name: g}], rules: [{matches: [{headers: [{nam: a, value: b}]}]}]}",
+        "headers[0].nam",
+        "name",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_a_misspelt_field_of_a_routes_template_is_named(name: str) -> None:
+    template, place, near = INNER[name]
+
+    result = run(SOUND.replace("- name: route", f"- name: route\n      template: {template}"))
+
+    assert result.exit_code == 2
+    assert f"{place}: unknown field: did you mean {near}?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("command", "commnd"),
+        ("command", "comand"),
+        ("restartPolicy", "restartPolice"),
+        ("containers", "container"),
+        ("backoffLimit", "backofLimit"),
+        ("valueFrom", "valueFrm"),
+        ("nodeSelector", "nodeSelecter"),
+    ],
+)
+def test_a_misspelt_field_of_a_job_is_named(old: str, new: str) -> None:
+    env = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
+    pod = {
+        "restartPolicy": "Never",
+        "nodeSelector": {"comand": "is a label"},
+        "containers": [{"name": "c", "image": "i", "command": ["x"], "env": [env]}],
+    }
+    job = {"backoffLimit": 0, "template": {"spec": pod}, "ttlSecondsAfterFinished": 5, "fieldOfTomorrow": 1}
+    text = SOUND.replace("pause: {duration: 10m}", f"job: {json.dumps({'spec': job})}")
+
+    assert run(text).exit_code == 0
+    result = run(text.replace(f'"{old}"', f'"{new}"'))
+    assert result.exit_code == 2
+    assert f"{new}: unknown field: did you mean {old}?" in result.output
+
+
+def test_merge_keys_are_read_as_kubectl_reads_them() -> None:
+    """The fields beside it win, and of several mappings the first."""
+    step = """\
+      - analysis:
+          metrics:
+          - &ttft
+            name: ttft
+            measure: {preset: ttft}
+            successCondition: result < 2.0
+          - <<: [*ttft, {name: never, failureLimit: 1.5}]
+            name: tail
+            failureLimit: 0
+          - {<<: *ttft, nme: x}
+"""
+    result = run(SOUND.partition("      - analysis:")[0] + step)
+
+    assert "metrics[2].nme: unknown field" in result.output
+    assert "1 problems" in result.output
+
+
+BASE = "base: &a {" + ", ".join(f"f{n}: 1" for n in range(5_000)) + "}\n"
+
+
+@pytest.mark.timeout(20)
+def test_merge_keys_copy_within_bounds() -> None:
+    text = BASE + "items:\n" + "- {<<: *a, x: 1}\n" * 5_000
+
+    assert "merge keys (<<) make more than" in run(text).output
+
+
+@pytest.mark.parametrize("step", ["{setWeight: }", "{pause: }", "{setWeight: 10}\n      sticky: {header: }"])
+def test_a_hint_hides_no_problem_of_a_shared_strategy(step: str) -> None:
+    text = f"""\
+apiVersion: inferencerollouts.dev/v1alpha1
+kind: RolloutStrategy
+metadata: {{name: careful}}
+spec:
+    canary:
+      steps:
+      - {step}
+"""
+    result = run(text)
+
+    assert result.exit_code == 2
+    assert "exactly one of" in result.output

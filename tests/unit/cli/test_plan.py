@@ -335,3 +335,73 @@ def test_companions_of_a_stable_that_gives_pods_give_theirs(tmp_path, monkeypatc
         "With it: prefill-v2 1 at 25%, 2 at 50%, 4 at 100%, beside 4 of stable's, which keeps 1 of them."
         in said
     )
+
+
+TEXT = """\
+apiVersion: inferencerollouts.dev/v1alpha1
+kind: Rollout
+metadata: {name: demo}
+spec:
+  target: {pool: {name: v2}}
+  traffic: {httpRoutes: [{name: route}]}
+  strategy:
+    canary:
+      steps:
+      - setWeight: WEIGHT
+      - analysis: {metrics: [{name: ttft, compare: {preset: ttft}}]}
+      - setWeight: 100
+"""
+SPELLED = {
+    "10": "10%", "010": "8%", "0o20": "16%", "0x20": "32%", "1e1": "10%", "10.0": "10%", "1_0": "10%", "10%": "10%",
+    '"0.5%"': "0.5%", '"10"': "", "yes": "", "1:30": "", "2026-01-01": "", ".inf": "",
+}  # fmt: skip
+"""Weights as they stand in YAML, and what go-yaml and so kubectl makes of them; empty: no weight."""
+
+
+@pytest.mark.parametrize("weight", SPELLED)
+def test_it_reads_a_weight_as_lint_and_the_cluster_do(tmp_path, weight):
+    file = tmp_path / "rollout.yaml"
+    file.write_text(TEXT.replace("WEIGHT", weight), encoding="utf-8")
+    planned, linted = (
+        CliRunner().invoke(main, [*words, str(file)])
+        for words in (("plan", "--rate", "20", "--stable-pods", "4"), ("lint",))
+    )
+
+    wanted = SPELLED[weight]
+    assert (planned.exit_code == 0, linted.exit_code == 0) == (bool(wanted), bool(wanted)), planned.output
+    assert f" at {wanted}" in planned.output or not wanted
+
+
+def many_ways() -> dict[str, bytes]:
+    text = TEXT.replace("WEIGHT", "10")
+    obj = yaml.safe_load(text)
+    listed = {"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "Pod"}, obj]}
+    argo = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "web"}, "spec": {}}
+    pod = json.dumps({"apiVersion": "v1", "kind": "Pod"})
+    return {
+        "a list": yaml.safe_dump(listed).encode(),
+        "UTF-16": text.encode("utf-16"),
+        "JSON": json.dumps(obj).encode(),
+        "JSON by tabs": json.dumps(obj, indent="\t").encode(),
+        "a stream of JSON": f"{pod}\n{json.dumps(obj)}\n".encode(),
+        "behind one of Argo": f"{yaml.safe_dump(argo)}---\n{text}".encode(),
+        "lines as on Windows": text.replace("\n", "\r\n").encode(),
+    }
+
+
+@pytest.mark.parametrize("way", many_ways())
+def test_it_reads_every_file_that_lint_reads(tmp_path, way):
+    file = tmp_path / "rollout.yaml"
+    file.write_bytes(many_ways()[way])
+
+    assert CliRunner().invoke(main, ["lint", str(file)]).exit_code == 0
+    assert CliRunner().invoke(main, ["plan", str(file), "--rate", "20", "--stable-pods", "4"]).exit_code == 0
+
+
+def test_a_place_is_named_where_a_file_cannot_be_read(tmp_path):
+    file = tmp_path / "rollout.yaml"
+    file.write_text(f"{TEXT}kind: Rollout\n", encoding="utf-8")
+    result = CliRunner().invoke(main, ["plan", str(file)])
+
+    assert result.exit_code == 2
+    assert f"{file}:13:1: the field kind stands twice" in result.output

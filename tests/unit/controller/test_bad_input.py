@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Unpack
 
 import pytest
 
 from rollouts.controller.assembly import assemble
-from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.client import CreateOptions, KubeClient, PatchKind, Resource
 from rollouts.kube.errors import Invalid
 from rollouts.kube.wrapping import Call, Verb, WrappedClient
 from rollouts.lab.controlplane.upstream import CRDS
@@ -121,6 +121,24 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         "Invalid",
         "SpecValid",
         ("there is no preset speed", "ttft"),
+    ),
+    "a statistic that there is none of": (
+        gate(
+            measure={"histogram": "vllm:e2e_request_latency_seconds", "stat": "ratio"},
+            successCondition="result < 2",
+        ),
+        "Invalid",
+        "SpecValid",
+        ("is a histogram, of which there is no ratio", "take p50, p90, p95, p99 or mean"),
+    ),
+    "an argument that is given twice": (
+        steps(
+            {"setWeight": 10},
+            {"analysis": GATE | {"args": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]}},
+        ),
+        "Invalid",
+        "SpecValid",
+        ("two arguments are called a",),
     ),
     "an adapter on a route": (
         put({"adapter": {"name": "travel-helper-v2"}}, "target"),
@@ -339,6 +357,52 @@ def test_a_rollout_that_is_gone_before_its_refusal_can_be_shown_is_no_bug():
         assert loop.run_until_complete(whole())
 
     assert made[0].history.problems == []
+
+
+class Kubernetes(WrappedClient):
+    """Knows the fields of a Job, as a real API server does: others it drops, or refuses where it is asked to."""
+
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def create(
+        self, resource: Resource, namespace: str | None, obj: Any, **options: Unpack[CreateOptions]
+    ) -> Object:
+        if resource == kinds.JOB and options.get("strict") and "commnd" in str(obj):
+            text = 'strict decoding error: unknown field "spec.template.spec.containers[0].commnd"'
+            raise Invalid(f"Job in version v1 cannot be handled as a Job: {text}", status=400)
+        return await super().create(resource, namespace, obj, **options)
+
+
+def test_a_misspelt_field_of_a_job_is_named_and_passes_no_gate():
+    def setup(cluster: Cluster) -> None:
+        rollout = rollout_object()
+        container = {"name": "check", "image": "checks", "commnd": ["check-answers"]}
+        pod = {"restartPolicy": "Never", "containers": [container]}
+        steps({"setWeight": 10}, {"job": {"spec": {"template": {"spec": pod}}}})(rollout)
+        base_objects(cluster, rollout)
+
+    class Strict(Assembler):
+        def __call__(self, client, clock, caches, source):
+            return super().__call__(Kubernetes(client), clock, caches, source)
+
+    scenario = Scenario(
+        name="misspelt",
+        setup=setup,
+        moves=(),
+        goal=lambda s: s.status.get("reason") == "GateInvalid" or s.status.get("phase") == "Healthy",
+    )
+    made: list[Simulation] = []
+
+    async def whole() -> bool:
+        made.append(Simulation(scenario, CLEAN, Strict()))
+        return (await made[0].run()).converged
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(whole())
+
+    assert (made[0].status["phase"], made[0].status["reason"]) == ("Invalid", "GateInvalid")
+    assert 'unknown field "spec.template.spec.containers[0].commnd"' in made[0].status["message"]
 
 
 def test_a_namespace_over_its_query_budget_gets_errors_that_name_it_and_never_a_pass():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -13,7 +13,7 @@ from rollouts.api.crds import all_crds
 from rollouts.api.parsing import FINALIZER
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
-from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.client import CreateOptions, KubeClient, PatchKind, Resource
 from rollouts.kube.statuses import error_from_status
 from rollouts.kube.wrapping import Call, WrappedClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
@@ -42,10 +42,14 @@ class EndingNamespace(WrappedClient):
         return nullcontext()
 
     async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+        self,
+        resource: Resource,
+        namespace: str | None,
+        obj: Mapping[str, Any],
+        **options: Unpack[CreateOptions],
     ) -> Object:
         if not self.ends:
-            return await super().create(resource, namespace, obj, dry_run=dry_run)
+            return await super().create(resource, namespace, obj, **options)
         why = f"unable to create new content in namespace {namespace} because it is being terminated"
         cause = {
             "reason": "NamespaceTerminating",

@@ -21,26 +21,26 @@ COMPARED = {"name": "ttft", "compare": {"preset": "ttft", "tolerance": "20%"}}
 DEFAULTS = {"source": "default", "failureLimit": 0, "dryRun": False, "noData": "Wait", "onFail": "Abort"}
 MATCH = {"headerName": "x-test", "headerValue": {"exact": "yes"}}
 VECTORS = [
-    ([{"setWeight": 10}], "1:2b70b6199b2fb265"),
-    ([{"setWeight": "0.5%"}, {"setWeight": 100}], "1:be691393721a8b8a"),
+    ([{"setWeight": 10}], "2:2b70b6199b2fb265"),
+    ([{"setWeight": "0.5%"}, {"setWeight": 100}], "2:be691393721a8b8a"),
     (
         [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}, {"pause": {"duration": "10m"}}],
-        "1:69f067cf43889053",
+        "2:69f067cf43889053",
     ),
-    ([{"analysis": {"metrics": [METRIC]}}], "1:a3d97b092327b894"),
-    ([{"analysis": {"metrics": [COMPARED], "args": [{"name": "a", "value": "b"}]}}], "1:eecb16d4e03506f0"),
+    ([{"analysis": {"metrics": [METRIC]}}], "2:a3d97b092327b894"),
+    ([{"analysis": {"metrics": [COMPARED], "args": [{"name": "a", "value": "b"}]}}], "2:92d3e075fa50bef4"),
     (
         [{"analysis": {"templates": [{"templateName": "latency", "clusterScope": True}]}}],
-        "1:e7f69c0c48d59730",
+        "2:e7f69c0c48d59730",
     ),
-    ([{"analysis": {"preset": "default"}}], "1:aaecd70c15777fde"),
-    ([{"job": {"spec": {"template": {"spec": {"containers": []}}}}}], "1:5385ba404a8eeea2"),
+    ([{"analysis": {"preset": "default"}}], "2:aaecd70c15777fde"),
+    ([{"job": {"spec": {"template": {"spec": {"containers": []}}}}}], "2:5385ba404a8eeea2"),
     (
         [{"setHeaderRoute": {"name": "testers", "match": [MATCH]}}, {"setHeaderRoute": {"name": "testers"}}],
-        "1:108c1f20e00d2952",
+        "2:108c1f20e00d2952",
     ),
 ]
-"""Made by the version that brought algorithm 1. A vector that changes sends running rollouts back, unless
+"""Made by the version that brought algorithm 2. A vector that changes sends running rollouts back, unless
 ``stamps.ALGORITHM`` is counted up with it."""
 
 
@@ -70,6 +70,50 @@ def test_what_is_written_out_and_means_the_same_has_the_same_stamp():
     assert hash_of([{"setWeight": "10%"}]) == hash_of([{"setWeight": 10}])
 
 
+def measured(window: str, **more: object) -> dict[str, object]:
+    return METRIC | {"measure": {"preset": "error-rate", "window": window}} | more
+
+
+def compared(**form: object) -> dict[str, object]:
+    return {"name": "ttft", "compare": {"preset": "ttft"} | form}
+
+
+SPELLINGS = [
+    (measured("300s"), measured("5m")),
+    (measured("1.5h"), measured("90m")),
+    (measured("30m1h"), measured("1h30m")),
+    (measured("120s"), METRIC),  # the default
+    (measured("5m", interval="60s", count=3), measured("5m", interval="1m", count=3)),
+    (measured("5m", errorTimeout="3600s", initialDelay="0s"), measured("5m", initialDelay="0m")),
+    (measured("5m", successCondition="result < 0.05\n"), measured("5m")),
+    (compared(tolerance="10%"), compared(tolerance=0.1)),
+    (compared(tolerance="0.10"), compared(tolerance=0.1)),
+    (compared(margin=2), compared(margin="200%")),
+    (compared(minDwell="600s"), compared(minDwell="10m")),
+    (compared(maxDuration="60m"), compared()),  # the default
+    (compared(weight=1.0), compared(weight=1)),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS, ids=str)
+def test_another_spelling_of_the_same_gate_is_no_edit(one, other):
+    gates = [[{"analysis": {"metrics": [metric]}}] for metric in (one, other)]
+
+    assert hash_of(gates[0]) == hash_of(gates[1])
+
+
+def test_another_value_is_an_edit_however_it_is_spelled():
+    gates = (
+        measured("5s"),
+        measured("5m"),
+        measured("5h"),
+        compared(tolerance=10),
+        compared(tolerance="10%"),
+    )
+
+    assert len({hash_of([{"analysis": {"metrics": [one]}}]) for one in gates}) == len(gates)
+
+
 @pytest.mark.parametrize("name", ["failureLimit", "source", "interval", "onFail", "noData"])
 def test_every_edit_of_a_metric_is_seen(name):
     edited = {"failureLimit": 1, "source": "other", "interval": "7s", "onFail": "Pause", "noData": "Fail"}
@@ -94,7 +138,7 @@ def test_a_field_that_a_later_version_adds_changes_no_stamp():
 
 # --- an upgrade in the middle ----------------------------------------------------------------------
 
-FOREIGN = ["42cd006b18f952ba", "0:42cd006b18f952ba", "12:42cd006b18f952ba42cd", "2:42cd006b18f952ba:0a1b2c"]
+FOREIGN = ["42cd006b18f952ba", "1:42cd006b18f952ba", "12:42cd006b18f952ba42cd", "3:42cd006b18f952ba:0a1b2c"]
 """Of before there were versions, and of versions to come."""
 
 
@@ -128,7 +172,7 @@ def test_a_stamp_of_another_version_is_replaced_without_consequences(stored):
     assert (world.status.phase, world.status.stable.identity) == (Phase.HEALTHY, pool("v2"))
 
 
-@pytest.mark.parametrize("stored", ["", "abc", "scribbled on, badly", "1:0123456789abcdef"])
+@pytest.mark.parametrize("stored", ["", "abc", "scribbled on, badly", "2:0123456789abcdef"])
 def test_what_no_version_makes_is_an_edit(stored):
     world = past_a_pause()
     world.change(steps_hash=stored)

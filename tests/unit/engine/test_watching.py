@@ -318,6 +318,7 @@ def test_it_aborts_in_a_pause_and_under_a_hold_as_well() -> None:
         {"share": shared(0, 400, propagation=300.0)},
         {"sessions": True},
         {"mirrored": frozenset({V2})},
+        {"by_others": frozenset({V1})},
         {"programmed": False},
         {"pools": {V1: 4, V2: 0}},
         {"rules": [{V1: 100, V2: 0}]},
@@ -471,6 +472,25 @@ def test_a_mirrored_arm_has_no_share_and_says_why_nothing_rises() -> None:
     world.advance(61)
     assert (world.share_of(V2), world.status.reason) == (Fraction(1, 10), "ShareUnmeasured")
     assert "RequestMirror filter copies requests to v2" in world.status.message
+
+
+@pytest.mark.parametrize(
+    ("counted", "others", "refuted"),
+    [
+        (shared(400, 600), {V2}, False),  # testers, by a rule of their own
+        (shared(400, 600), {V1}, True),
+        (shared(10, 9990), {V1}, False),  # another host name's route, which stays with stable
+        (shared(10, 9990), {V2}, True),
+        (shared(400, 600), set(), True),
+    ],
+    ids=repr,
+)
+def test_requests_by_other_rules_come_on_top_of_the_split(counted, others, refuted) -> None:
+    world = at_ten(share=counted)
+    world.by_others = frozenset(others)
+    world.advance(61)
+
+    assert (world.status.reason == "ShareMismatch") is refuted, world.status.message
 
 
 def test_a_failed_gate_of_a_mirrored_arm_asks_a_person() -> None:

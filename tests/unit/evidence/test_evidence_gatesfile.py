@@ -167,7 +167,7 @@ def test_a_run_that_an_earlier_version_stored_is_continued_from_its_checkpoint()
     plain = json.loads(saved(now))
     former = {**plain, "spec": "e7d10e63c5821036"}
     packed = base64.b64encode(zlib.compress(json.dumps(former).encode())).decode()
-    assert plain["spec"] == "1:86423bab057d0259"
+    assert plain["spec"] == "2:86423bab057d0259"
     assert restore(now, packed).spec == now
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rollouts.kube.connection import ApiRequest, Connection
 from rollouts.kube.credentials import load_credentials
 from rollouts.kube.errors import NotConfigured
 
@@ -123,3 +124,59 @@ async def test_a_pod_without_its_token_says_what_to_do(monkeypatch: pytest.Monke
 
     with pytest.raises(NotConfigured, match="in the pod"):
         await load_credentials()
+
+
+async def test_who_is_acted_for_stands_in_the_kubeconfig(tmp_path: Path) -> None:
+    """As kubectl does it: with the rights of our own user a command would do what the file does not allow."""
+    asked_for = {
+        "as": "jane",
+        "as-uid": "7",
+        "as-groups": ["dev", "ops"],
+        "as-user-extra": {"Scope/a": ["x", "y"]},
+    }
+    found = await load_credentials(kubeconfig(tmp_path / "k", {"token": "t", **asked_for}))
+    connection = Connection(credentials=found, deadline=1.0)
+    headers = connection.headers(ApiRequest(method="GET", path="/"), "Bearer t")
+    await connection.pool.close()
+
+    assert [item for item in headers.items() if item[0].startswith("Impersonate-")] == [
+        ("Impersonate-User", "jane"),
+        ("Impersonate-Uid", "7"),
+        ("Impersonate-Group", "dev"),
+        ("Impersonate-Group", "ops"),
+        ("Impersonate-Extra-Scope%2Fa", "x"),
+        ("Impersonate-Extra-Scope%2Fa", "y"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (
+            {"command": "no-such-plugin", "installHint": "get it from example.com"},
+            ("no-such-plugin", "example.com"),
+        ),
+        ({"command": "/bin/false"}, ("/bin/false", "gave no credentials")),
+        ({"command": "echo", "args": ["hello"]}, ("echo", "gave no credentials")),
+    ],
+)
+async def test_a_plugin_that_gives_nothing_is_named(
+    tmp_path: Path, plugin: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    """Without a login the server's answer would be about a user called system:anonymous."""
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", **plugin}}
+
+    with pytest.raises(NotConfigured) as caught:
+        await load_credentials(kubeconfig(tmp_path / "k", user))
+
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+async def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = kubeconfig(
+        tmp_path / "k", {"client-certificate": "no.crt", "client-key": "no.key"}, server="https://c"
+    )
+    found = await load_credentials(path)
+
+    with pytest.raises(NotConfigured, match=str(tmp_path / "no.crt")):
+        found.tls()

@@ -87,6 +87,11 @@ LOUD = {
     ),
     "a cluster that no file defines": ((config("x", x=A),), ContextChoice(cluster="c"), "the cluster 'c'"),
     "a user that no file defines": ((config("x", x=A),), ContextChoice(user="u"), "the user 'u'"),
+    "a server without a scheme": (
+        (config("x", x=("10.0.0.1:6443", "", "t")),),
+        ContextChoice(),
+        "10.0.0.1:6443' without a scheme: write https://10.0.0.1:6443",
+    ),
     "a broken second file": ((config("x", x=A), "{"), ContextChoice(), "no kubeconfig"),
     "a file that is a list": (("[1]",), ContextChoice(), "no mapping"),
     "names that are none": (("clusters: [{}]",), ContextChoice(), "has no name"),

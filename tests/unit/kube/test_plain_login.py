@@ -80,7 +80,6 @@ async def test_it_says_what_the_library_says(cluster, user, tmp_path, monkeypatc
         {"exec": {"command": "aws", "apiVersion": "client.authentication.k8s.io/v1"}},
         {"auth-provider": {"name": "oidc"}},
         {"username": "a", "password": "b"},
-        {"token": "t", "as": "somebody"},
         {"client-certificate": "a.crt", "client-key-data": DATA},
     ],
 )
