@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from rollouts.runtime.garbage import relax_collection
 from tests.kit.helm import build_helm, built_helm
@@ -45,6 +48,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any("helm" in getattr(item, "fixturenames", ()) for item in session.items)
     if _IN_CI and wanted and not session.config.option.collectonly:
         build_helm()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loggers_are_made_anew() -> Iterator[None]:
+    """Commands that run in a test's own process have each logger kept; it would write past what later tests capture."""
+    configure = structlog.configure
+
+    def without_keeping(**how: Any) -> None:
+        configure(**{**how, "cache_logger_on_first_use": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", without_keeping)
+        yield
 
 
 @pytest.fixture(scope="session")
