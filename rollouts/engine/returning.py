@@ -129,26 +129,34 @@ def _is_over(draft: Draft, record: WayBack) -> bool:
 
 def _obstacle(draft: Draft, lent: StableScale, canary: Identity) -> str:
     """Why no waiting gives stable its pods back from this canary, or why that cannot serve meanwhile."""
-    beside = _companions(draft, canary)
-    pairs: list[tuple[Lent, Identity | None]] = [(lent, canary)]
-    pairs += [(part, beside.get(part.role)) for part in lent.companions if not _is_whole(draft, part)]
+    pairs = list(_raised(draft, lent, canary))
     for part, arm in pairs:
         if why := _kept_by(draft, part, arm):
             return why
     name = canary.name
     pool = draft.obs.pools[canary]
+    if not draft.obs.ready(canary):
+        return f"{name} has no Ready pod"
     if pool.crashes.refusing:
         return f"{name} refuses connections on all of its pods"
     if pool.path.problems or pool.path.picker_down:
         return f"requests do not reach {name}: its endpoint picker, or its gateway"
     for part, arm in pairs:
-        if (
-            arm is not None
-            and not _is_whole(draft, part)
-            and 0 < part.most < draft.obs.ready(part.identity) + 2
-        ):
+        if arm is not None and 0 < part.most < draft.obs.ready(part.identity) + 2:
             return f"a pod of {arm.name} does not fit beside the one that {part.identity.name} needs next"
     return ""
+
+
+def _raised(draft: Draft, lent: StableScale, canary: Identity) -> Iterator[tuple[Lent, Identity | None]]:
+    """What of stable's lacks replicas, with the canary's of that kind where that has the room of them: what has its
+    replicas, and pods that are not Ready, waits for nobody."""
+    beside = _companions(draft, canary)
+    for part in lent.parts:
+        if _is_whole(draft, part) or _view(draft, part.identity).replicas >= part.full:
+            continue
+        arm = beside.get(part.role) if isinstance(part, CompanionScale) else canary
+        has_room = arm is not None and 0 < part.most < part.full + _view(draft, arm).pods
+        yield part, arm if has_room else None
 
 
 def _kept_by(draft: Draft, part: Lent, canary: Identity | None) -> str:

@@ -12,6 +12,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
 from rollouts.engine.rollout_status import Phase
 from rollouts.units import format_weight
+from tests.kit.fleet import PodState
 from tests.kit.world import World
 from tests.unit.engine.test_companions import P1, P2, V1, V2, V3, come, edit, replicas, to, world
 
@@ -322,3 +323,35 @@ def test_the_next_attempt_waits_for_both() -> None:
             break
     assert made.share_of(V3) * 10 == 1
     assert replicas(made, V2, P2) == [0, 0]
+
+
+def prefill_with_room() -> World:
+    """In the step of 50 %, where two spare pods are room enough for all of prefill: decode alone has given any."""
+    made = world(replace(SPARE, max_surge=PodCount(number=2)), stable=8, prefill=2)
+    for arm in (P1, P2):
+        made.fleets[arm].drain = NotControllable("its picker does not pick among its pods")
+    for _ in range(60):
+        if made.share_of(V2) * 2 >= 1:
+            return made
+        walked(made, 1, 10, 4)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    raise AssertionError(made.status.message)
+
+
+@pytest.mark.parametrize("also", ["", "HTTPRoute x"])
+def test_a_pod_of_a_companion_that_restarts_sends_no_traffic_to_a_stable_that_has_not_its_pods(
+    also: str,
+) -> None:
+    made = prefill_with_room()
+    to(made, "v1")
+    made.fleets[P1].pods[0] = PodState.STARTING
+    made.fleets[P2].used_by = also
+    for _ in range(3):
+        made.step()
+
+    assert made.share_of(V2) * 2 == 1, "v1 has 4 of 8 pods"
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+    walked(made, 30, 10, 4)
+    assert made.share_of(V2) == 0
+    assert replicas(made, V1, P1) == [8, 2]
