@@ -670,7 +670,7 @@ class RolloutStatusModel(ApiModel):
     """Where the canary has weight, or may have, and who gets it back: the record that every abort goes by."""
     scale_downs: Annotated[list[ScaleDownModel], Field(max_length=72)] = Field(default=[])
     """Versions that lost and still have pods, where `strategy.canary.capacity` is set."""
-    drains: Annotated[list[DrainModel], Field(max_length=4)] = Field(default=[])
+    drains: Annotated[list[DrainModel], Field(max_length=81)] = Field(default=[])
     """Versions that may have requests and are to lose pods."""
     stable_scale: StableScaleModel | None = None
     """While stable has fewer replicas than at the start, by `strategy.canary.capacity`."""

@@ -202,14 +202,22 @@ def too_large(draft: Draft, canary: Identity, stable: int, policy: Capacity) -> 
 
 
 def companions_in_use(draft: Draft) -> dict[Identity, str]:
-    """Companions of the versions that may serve, with their roles: by the attempt, and as they are named now."""
-    status, current = draft.status, draft.status.current
-    arms = [arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm]
-    found = {one.identity: one.role for arm in arms for one in _there(draft, arm)}
+    """Companions of the versions that may serve, with their roles: by the attempt, and as they are named now.
+
+    While stable lacks pods that it gave, what lost with a canary makes room for those of its own, whatever label calls
+    it stable's meanwhile.
+    """
+    status, current, lent = draft.status, draft.status.current, draft.status.stable_scale
+    lost = {one.identity for one in status.scale_downs if one.of is not None and lent is not None}
+    found = dict[Identity, str]()
+    if status.stable is not None:
+        there = _there(draft, status.stable.identity)
+        found |= {one.identity: one.role for one in there if one.identity not in lost}
+    if status.canary is not None and status.aborted is None:
+        found |= {one.identity: one.role for one in _there(draft, status.canary.identity)}
     if current is not None and current.capacity is not None and current.aborted is None:
         for one in current.capacity.companions:
             found |= {one.stable: one.role, one.canary: one.role}
-    lent = status.stable_scale
     if lent is not None and status.stable is not None and lent.identity == status.stable.identity:
         found |= {one.identity: one.role for one in lent.companions}
     return found

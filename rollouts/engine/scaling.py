@@ -424,7 +424,11 @@ def _note_losers(draft: Draft) -> None:
         if loser is not None:
             _owe(draft, loser, before.current)
     used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
-    used |= companions_in_use(draft).keys()
+    beside = companions_in_use(draft)
+    for one in draft.status.scale_downs:
+        if one.of is not None and one.identity in beside and status.aborted is not None:
+            _leave(draft, one.identity, "it is a companion of stable by now")
+    used |= beside.keys()
     draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
 
 

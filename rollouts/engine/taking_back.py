@@ -16,7 +16,7 @@ from rollouts.engine.capacity import pods_kept
 from rollouts.engine.companions import companions_in_use, present, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled
-from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.observation import WorkloadView
 from rollouts.engine.parts import role_of
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import Lent, binds, whole
@@ -178,21 +178,19 @@ def _others(draft: Draft, part: Lent) -> Mapping[Identity, Identity]:
         if not isinstance(part, CompanionScale):
             found[canary] = canary
         else:
-            in_use = companions_in_use(draft).items()
-            found |= {
-                arm: canary for arm, role in in_use if role == part.role and arm not in _of_stable(draft)
-            }
+            arms = [arm for arm, role in companions_in_use(draft).items() if role == part.role]
+            mine = _of_stable(draft)
+            found |= {arm: canary for arm in arms if arm not in mine}
     found |= _lost(draft, part)
     found.pop(part.identity, None)
     return found
 
 
 def _of_stable(draft: Draft) -> set[Identity]:
-    """Companions of stable, as it gave pods of them, and as they are named now."""
-    lent, stable = draft.status.stable_scale, draft.status.stable
-    said = draft.obs.companions.get(stable.identity, ()) if stable is not None else ()
-    named = () if isinstance(said, Blocker) else said
-    found = {one.identity for one in named}
+    """Companions of stable by what is stored of the attempt, and of what it gave: labels may say something else."""
+    lent, current = draft.status.stable_scale, draft.status.current
+    capacity = current.capacity if current is not None else None
+    found = {one.stable for one in capacity.companions} if capacity is not None else set[Identity]()
     return found | {one.identity for one in lent.companions} if lent is not None else found
 
 

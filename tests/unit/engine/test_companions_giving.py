@@ -7,14 +7,30 @@ from datetime import timedelta
 
 import pytest
 
-from rollouts.engine.observation import Blocker, Draining, NotControllable
+from rollouts.api.status import read_status, write_status
+from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
 from rollouts.engine.rollout_status import Phase
+from rollouts.engine.versions import Identity
 from rollouts.units import format_weight
-from tests.kit.fleet import PodState
-from tests.kit.world import World
-from tests.unit.engine.test_companions import P1, P2, V1, V2, V3, come, edit, replicas, to, world
+from tests.kit.fleet import Fleet, PodState
+from tests.kit.world import World, pool, spec
+from tests.unit.engine.test_companions import (
+    P1,
+    P2,
+    P3,
+    STEPS,
+    V1,
+    V2,
+    V3,
+    alone,
+    come,
+    edit,
+    replicas,
+    to,
+    world,
+)
 
 SPARE = Capacity(
     max_surge=PodCount(number=1),
@@ -355,3 +371,67 @@ def test_a_pod_of_a_companion_that_restarts_sends_no_traffic_to_a_stable_that_ha
     walked(made, 30, 10, 4)
     assert made.share_of(V2) == 0
     assert replicas(made, V1, P1) == [8, 2]
+
+
+RELABELLED = {
+    "taken over": {V1: alone(P2), V2: alone(P2), V3: alone(P3)},
+    "swapped": {V1: alone(P2), V2: alone(P1), V3: alone(P3)},
+    "given to stable": {V1: alone(P2), V2: (), V3: alone(P3)},
+}
+
+
+@pytest.mark.parametrize("label", RELABELLED)
+def test_labels_that_change_in_an_attempt_make_no_room(label: str) -> None:
+    made = at_half()
+    made.companions = RELABELLED[label]
+    made.overwrite({V1: 100, V2: 0, V3: 0})
+    walked(made, 8)
+
+
+@pytest.mark.parametrize("label", RELABELLED)
+def test_what_lost_goes_whatever_labels_say_and_stable_gets_its_own_back(label: str) -> None:
+    made = at_half()
+    made.companions = dict(RELABELLED[label])
+    made.say("abort")
+    walked(made, 40)
+
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert replicas(made, V2, P2) == [0, 1]
+    assert "prefill-v2 is not scaled down: it is a companion of stable by now" in said
+
+
+def with_roles(*roles: str) -> World:
+    """Stable has 8 pods, and 4 of a companion of each role."""
+    sizes, beside = {V1: 8, V2: 0}, dict[Identity, tuple[Companion, ...]]()
+    for arm, size in ((V1, 4), (V2, 0)):
+        beside[arm] = tuple(Companion(identity=pool(f"{role}-{arm.name}"), role=role) for role in roles)
+        sizes |= {one.identity: size for one in beside[arm]}
+    made = World(
+        spec=spec(*STEPS, target="v1", capacity=SPARE),
+        rules=[{V1: 100, V2: 0}],
+        pools=dict.fromkeys(sizes, 0),
+        fleets={arm: Fleet.of(arm.name, size) for arm, size in sizes.items()},
+        companions=beside,
+    )
+    made.settle()
+    to(made, "v2")
+    return made
+
+
+def test_the_status_of_the_most_companions_that_may_be_is_stored_and_read() -> None:
+    made, most = with_roles(*"abcdefgh"), 0
+    for _ in range(40):
+        for _ in range(8):
+            made.step()
+            most = max(most, len(made.status.drains))
+            assert read_status(write_status(made.status))[0].drains == made.status.drains
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+        if made.status.phase is Phase.PAUSED and made.share_of(V2) * 2 < 1:
+            made.say("promote")
+        if made.share_of(V2) * 2 >= 1:
+            made.say("abort")
+    assert most > 8
