@@ -283,6 +283,8 @@ class ReturnProgressModel(ApiModel):
     """Its replicas, likewise."""
     beside: KeptNumber
     """Replicas and pods of what makes room, the fewest so far."""
+    undrained_since: Time | None = None
+    """Since when requests cannot be kept from single pods that are to make room."""
 
 
 class CompanionScaleModel(ApiModel):
@@ -314,6 +316,8 @@ class CompanionScaleModel(ApiModel):
     """Its pods that no node has room for yet."""
     ready_at_start: Number = 0
     """Its Ready pods before it gave any; 0: all of `full`."""
+    gone_since: Time | None = None
+    """On the way back: since when its pool has not been there."""
 
 
 class StableScaleModel(ApiModel):

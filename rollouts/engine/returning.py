@@ -49,6 +49,9 @@ STARTING = timedelta(minutes=10)
 """The same while a pod of stable starts on a node: servers load weights for minutes. A Deployment's own
 ``progressDeadlineSeconds`` is 600 by default, after which nobody believes any more that its pods come."""
 
+_MOMENT = timedelta(seconds=30)
+"""How long requests may be kept from no single pod before nobody waits: a picker that starts anew takes less."""
+
 _DRAIN_STEP = timedelta(seconds=30)
 """How exactly it is stored that pods drained: each drain's status would else be written with every plan."""
 
@@ -172,9 +175,16 @@ def _kept_by(draft: Draft, part: Lent, canary: Identity | None) -> str:
     view, name = draft.obs.workloads[canary], canary.name
     if view.used_by:
         return f"{view.used_by} sends requests to {name} as well, whose pods are not taken then"
-    if isinstance(view.drain, NotControllable):
+    if isinstance(view.drain, NotControllable) and _is_undrained(draft):
         return f"requests cannot be kept from single pods of {name}: {view.drain.why}"
     return "" if draft.obs.ready(canary) else f"{name} has no Ready pod"
+
+
+def _is_undrained(draft: Draft) -> bool:
+    """Whether it has been so for more than the moment that a picker which starts anew needs."""
+    lent = draft.status.stable_scale
+    since = lent.progress.undrained_since if lent is not None and lent.progress is not None else None
+    return since is not None and draft.now - since >= _MOMENT
 
 
 # --- whether it gets on ----------------------------------------------------------------------------
@@ -232,12 +242,18 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
     """The best so far, and since when nothing was better. Pods that answer requests stand the clock, within
     ``drainTimeout`` of the return's begin."""
     known, views = lent.progress, _views(draft, kept)
+    undrained = any(isinstance(view.drain, NotControllable) for view in views)
+    since = known.undrained_since if known is not None else None
+    since = (since or draft.now) if undrained else None
+    if since is not None and draft.now < since + _MOMENT:
+        draft.wake_at(since + _MOMENT)
     now = ReturnProgress(
         began=draft.now,
         at=draft.now,
         ready=sum(draft.obs.ready(part.identity) for part in lent.parts),
         replicas=sum(_view(draft, part.identity).replicas for part in lent.parts),
         beside=sum(view.replicas + view.live for view in views),
+        undrained_since=since,
     )
     if known is None:
         return now
@@ -250,6 +266,7 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
         ready=max(now.ready, known.ready),
         replicas=max(now.replicas, known.replicas),
         beside=min(now.beside, known.beside),
+        undrained_since=since,
     )
 
 

@@ -141,7 +141,7 @@ def test_a_return_is_not_waited_for_where_a_companion_of_the_canary_cannot_go() 
     made = at_half()
     made.fleets[P2].drain = NotControllable("not ours")
     to(made, "v1")
-    walked(made, 3)
+    walked(made, 6)
 
     assert made.share_of(V2) == 0
     assert Reason.RETURN_NOT_WAITED_FOR in [event.reason for event in made.events]
@@ -371,6 +371,41 @@ def test_a_pod_of_a_companion_that_restarts_sends_no_traffic_to_a_stable_that_ha
     walked(made, 30, 10, 4)
     assert made.share_of(V2) == 0
     assert replicas(made, V1, P1) == [8, 2]
+
+
+@pytest.mark.parametrize("arm", [V2, P2])
+def test_a_picker_that_starts_anew_ends_no_return(arm: Identity) -> None:
+    made = at_half()
+    to(made, "v1")
+    made.fleets[arm].drain = NotControllable("its picker does not pick among its pods")
+    made.step()
+    made.now += timedelta(seconds=20)
+    made.step()
+    made.fleets[arm].drain = None
+    for _ in range(2):
+        made.step()
+
+    assert made.share_of(V2) * 2 == 1, "v1 has 4 of 8 pods"
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+
+
+def test_a_companion_that_no_status_can_keep_gives_nothing() -> None:
+    """As where the CRD is older than the controller."""
+    made = world()
+    edit(made, SPARE)
+    for _ in range(40):
+        for _ in range(4):
+            made.step()
+            if made.status.stable_scale is not None:
+                made.status = replace(
+                    made.status, stable_scale=replace(made.status.stable_scale, companions=())
+                )
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert min(made.fleets[P1].scales, default=4) == 4
 
 
 RELABELLED = {
