@@ -85,7 +85,7 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
     if not draft.obs.ready(lent.identity) or _obstacle(draft, lent, canary):
         return ZERO
     # Both by the kind of pods that has the fewest: without its companion's a pod serves nobody.
-    share = min(share_of_ready(draft.obs.ready(part.identity), whole(part)) for part in lent.parts)
+    share = min(share_of_ready(draft.obs.ready(part.identity), whole(part)) for part in _awaited(draft, lent))
     policy, beside = _policy(draft), _companions(draft, canary)
     theirs = carried(draft.obs.ready(canary), lent.full, policy)
     for part in lent.companions:
@@ -97,7 +97,7 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
 def binds(draft: Draft, part: Lent) -> bool:
     """Whether no other kind of stable's pods has a smaller part of them Ready."""
     lent = draft.status.stable_scale
-    parts = lent.parts if lent is not None else ()
+    parts = _awaited(draft, lent) if lent is not None else ()
     shares = [share_of_ready(draft.obs.ready(one.identity), whole(one)) for one in parts]
     return share_of_ready(draft.obs.ready(part.identity), whole(part)) <= min(shares, default=FULL)
 
@@ -109,6 +109,11 @@ def _companions(draft: Draft, canary: Identity) -> dict[str, Identity]:
     if current is not None and current.canary.identity == canary and current.capacity is not None:
         found |= {one.role: one.canary for one in current.capacity.companions}
     return found
+
+
+def _awaited(draft: Draft, lent: StableScale) -> list[Lent]:
+    """What of stable's the traffic waits for: not for a companion whose pool is gone, and may come again."""
+    return [lent, *(one for one in lent.companions if one.identity in draft.obs.workloads)]
 
 
 def _is_whole(draft: Draft, part: Lent) -> bool:
@@ -154,7 +159,7 @@ def _raised(draft: Draft, lent: StableScale, canary: Identity) -> Iterator[tuple
     """What of stable's lacks replicas, with the canary's of that kind where that has the room of them: what has its
     replicas, and pods that are not Ready, waits for nobody."""
     beside = _companions(draft, canary)
-    for part in lent.parts:
+    for part in _awaited(draft, lent):
         if _is_whole(draft, part) or _view(draft, part.identity).replicas >= part.full:
             continue
         arm = beside.get(part.role) if isinstance(part, CompanionScale) else canary
@@ -199,7 +204,7 @@ def watch_return(draft: Draft) -> None:
     if lent is None or not lent.returning or lent.immediate:
         return
     kept = list(dict.fromkeys(_kept(draft)))
-    if all(_is_whole(draft, part) for part in lent.parts) or not (kept or lent.progress):
+    if all(_is_whole(draft, part) for part in _awaited(draft, lent)) or not (kept or lent.progress):
         draft.set(stable_scale=replace(lent, progress=None))
         return
     for canary in kept:
@@ -307,6 +312,12 @@ def pods_missed(draft: Draft, lent: StableScale) -> str:
 
 def _lacks(draft: Draft, part: Lent) -> Iterator[str]:
     view = _view(draft, part.identity)
+    if isinstance(part, CompanionScale) and part.gone_since is not None:
+        yield f"the pool {part.identity.name} is gone: it is waited for until {part.gone_since + STARTING:%H:%M:%SZ}"
+    if view.problem is not None:
+        yield view.problem.message
+    if view.managed_by:
+        yield f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"
     if view.refused:
         yield f"the API server refuses to scale {view.what}: {view.refused}"
     if view.pending:

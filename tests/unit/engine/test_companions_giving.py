@@ -238,28 +238,88 @@ def test_an_autoscaler_of_a_companion_of_stable_has_it_left() -> None:
     assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
 
 
-def test_a_companion_of_stable_whose_pool_is_gone_is_not_waited_for() -> None:
+def without(made: World, arm: Identity, rounds: int) -> None:
+    for _ in range(rounds):
+        made.advance(6)
+        for one, fleet in made.fleets.items():
+            if one != arm:
+                fleet.settle()
+
+
+def test_a_companion_of_stable_whose_pool_is_gone_is_waited_for_some_minutes_and_no_traffic_with_it() -> None:
     made = at_half()
     del made.fleets[P1], made.pools[P1]
     to(made, "v1")
-    for _ in range(20):
-        made.advance(6)
-        for arm in (V1, V2, P2):
-            made.fleets[arm].settle()
+    without(made, P1, 20)
 
     assert made.fleets[V1].replicas == 8
+    assert made.share_of(V2) == 0
+    assert made.status.stable_scale is not None
+    to(made, "v3")
+    made.advance(1)
+    assert "the pool prefill-v1 is gone: it is waited for until " in made.status.message
+    made.now += timedelta(minutes=10)
+    without(made, P1, 2)
     assert made.status.stable_scale is None
-
-
-def test_an_autoscaler_of_decode_leaves_both_and_says_so_of_both() -> None:
-    made = at_half()
-    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
-    to(made, "v1")
-    made.advance(6)
-
     said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
-    assert any("v1 keeps 4 of 8" in words for words in said)
-    assert any("prefill-v1 keeps 2 of 4 replicas: v1 does" in words for words in said)
+    assert "prefill-v1 keeps what it has of 4 replicas: its pool is gone" in said
+
+
+def test_a_pool_that_is_made_anew_gets_its_pods_back() -> None:
+    made = at_half()
+    to(made, "v1")
+    fleet = made.fleets.pop(P1)
+    made.step()
+    assert made.share_of(V2) * 2 == 1, "v1 has 4 of 8 pods"
+    made.fleets[P1] = fleet
+    walked(made, 40)
+
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.status.stable_scale is None
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+
+
+def test_what_makes_no_pods_of_a_companion_of_stable_any_more_is_said() -> None:
+    made = at_half()
+    made.fleets[P1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    made.say("abort")
+    walked(made, 20)
+    to(made, "v3")
+    made.settle()
+
+    assert "no Deployment makes them" in made.status.message
+    made.fleets[P1].problem = None
+    walked(made, 20)
+    assert replicas(made, P1) == [4]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_autoscaler_of_decode_has_that_left_and_prefill_gets_its_pods_back(late: bool) -> None:
+    made = at_half()
+    if late:
+        to(made, "v1")
+        walked(made, 1)
+    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
+    left = made.fleets[V1].replicas
+    made.say("abort") if not late else None
+    walked(made, 40)
+
+    assert replicas(made, V1, P1) == [left, 4]
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    words = "HorizontalPodAutoscaler x scales Deployment v1: raise its minimum to 8"
+    assert said.count(f"v1 keeps {left} of 8 replicas: {words}") == 1
+    assert not any(message.startswith("prefill-v1") for message in said)
+
+
+def test_deleted_while_nothing_makes_pods_of_decode_prefill_gets_its_own_back_first() -> None:
+    made = at_half()
+    made.fleets[V1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="none does")
+    made.finalizer = made.deleting = True
+    walked(made, 40)
+
+    assert made.fleets[P1].replicas == 4
+    assert not made.finalizer
 
 
 def test_a_companion_that_gave_none_is_not_said_to_be_left() -> None:
