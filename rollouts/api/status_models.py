@@ -458,6 +458,8 @@ class KeptCompanionModel(CompanionRefModel):
     """What tells several companions of a version apart."""
     pods: Number = 0
     """Its pods then."""
+    selector: Selector = ""
+    """Labels of its pool, by which its pods are counted when the pool is gone."""
 
 
 class HistoryModel(ArmModel):

@@ -157,6 +157,8 @@ def former_pods(
         text = current.capacity.selector
     beside = current.capacity.companions if current is not None and current.capacity is not None else ()
     text = text or next((one.selector for one in beside if one.canary == arm), "")
+    had = [one for past in parsed.status.history for one in past.companions if one.identity == arm]
+    text = text or next((one.selector for one in reversed(had)), "")
     pool = former_pool(arm.group, parsed.namespace, arm.name, text)
     if pool is None:
         return None
@@ -377,7 +379,8 @@ class WorkloadViews:
             return None
         pool, counts = kept
         pods = list(filter(counts, self._caches.holding_pods(pool)))
-        return _left(_unknown(f"{arm.kind} {arm.name} is gone"), pods, pool) if pods else None
+        left = _left(_unknown(f"{arm.kind} {arm.name} is gone"), pods, pool)
+        return replace(left, gone=True) if pods else None
 
     def _rollout_with(self, parsed: ParsedRollout, pool: Pool) -> str:
         """Another Rollout that serves from the pool, or from one that the pool belongs to; empty: none."""

@@ -29,6 +29,7 @@ __all__ = [
     "Lent",
     "begin_return",
     "binds",
+    "is_gone",
     "pods_missed",
     "ready_of",
     "shortfall",
@@ -113,7 +114,13 @@ def _companions(draft: Draft, canary: Identity) -> dict[str, Identity]:
 
 def _awaited(draft: Draft, lent: StableScale) -> list[Lent]:
     """What of stable's the traffic waits for: not for a companion whose pool is gone, and may come again."""
-    return [lent, *(one for one in lent.companions if one.identity in draft.obs.workloads)]
+    return [lent, *(one for one in lent.companions if not is_gone(draft, one.identity))]
+
+
+def is_gone(draft: Draft, arm: Identity) -> bool:
+    """Whether an arm has no pool any more."""
+    view = draft.obs.workloads.get(arm)
+    return view is None or view.gone
 
 
 def _is_whole(draft: Draft, part: Lent) -> bool:
@@ -314,7 +321,7 @@ def _lacks(draft: Draft, part: Lent) -> Iterator[str]:
     view = _view(draft, part.identity)
     if isinstance(part, CompanionScale) and part.gone_since is not None:
         yield f"the pool {part.identity.name} is gone: it is waited for until {part.gone_since + STARTING:%H:%M:%SZ}"
-    if view.problem is not None:
+    elif view.problem is not None:
         yield view.problem.message
     if view.managed_by:
         yield f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"

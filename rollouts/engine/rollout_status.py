@@ -212,6 +212,8 @@ class KeptCompanion:
     identity: Identity
     role: str = ""
     pods: int = 0
+    selector: str = ""
+    """Labels of its pool, by which its pods are counted when the pool is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,9 @@ from rollouts.engine.rollout_spec import Capacity, PodCount
 from rollouts.engine.rollout_status import (
     CompanionScale,
     Drain,
+    HistoryEntry,
+    KeptCompanion,
+    Outcome,
     RolloutStatus,
     ScaleDown,
     StableScale,
@@ -179,6 +182,23 @@ def test_the_attempts_own_are_looked_at_whatever_the_labels_say_and_its_pods_whe
     assert seen[P1].what == "Deployment vllm-p1"
     assert seen[gone].live == 1
     assert seen[gone].problem is not None
+
+
+def test_pods_of_a_companion_that_stable_was_promoted_with_are_counted_when_its_pool_is_gone() -> None:
+    made = cluster()
+    gone = replace(P2, name="gone")
+    made.pod("left", app="gone", ownerReferences=[])
+    kept = KeptCompanion(identity=gone, pods=1, selector="app=gone")
+    entry = HistoryEntry(
+        revision=revision_of(V1, ""),
+        attempt=1,
+        outcome=Outcome.PROMOTED,
+        at=datetime.now(UTC),
+        companions=(kept,),
+    )
+    seen = views(made).views(parsed(history=(entry,)), V2)
+
+    assert (seen[gone].live, seen[gone].gone) == (1, True)
 
 
 def test_another_rollout_that_lists_the_pool_uses_it() -> None:

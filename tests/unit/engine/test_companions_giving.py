@@ -468,6 +468,30 @@ def test_a_companion_that_no_status_can_keep_gives_nothing() -> None:
     assert min(made.fleets[P1].scales, default=4) == 4
 
 
+def test_pods_of_a_companion_whose_pool_is_gone_count_beside_those_of_a_way_back() -> None:
+    made = world(SPARE, rollback_window=timedelta(hours=1))
+    made.fleets[P2].selector = "app=p2"
+    for _ in range(60):
+        walked(made, 1)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED
+    kept = [one.selector for past in made.status.history for one in past.companions]
+    assert "app=p2" in kept
+    gone = made.fleets[P2]
+    gone.problem, gone.gone = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="its pool is gone"), True
+    to(made, "v1")
+    for _ in range(40):
+        walked(made, 1)
+
+    assert replicas(made, P1) == [1]
+    assert "4 of prefill-v2 leave no room within the 5 that maxSurge allows" in made.status.message
+    gone.scale(0)
+    walked(made, 20)
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.share_of(V1) == 1
+
+
 RELABELLED = {
     "taken over": {V1: alone(P2), V2: alone(P2), V3: alone(P3)},
     "swapped": {V1: alone(P2), V2: alone(P1), V3: alone(P3)},
