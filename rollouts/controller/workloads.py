@@ -138,6 +138,11 @@ def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
         )
     labels = [caches.template_labels(pool.namespace, one) for one in found]
     hint = roles_hint(labels)
+    if "/" in pool.name:  # the pool's annotation would name one for its other roles, too
+        return _unknown(
+            f"several workloads make pods of {pool.name}: {_names(found)}; a role has one: scale the pods of the "
+            "others by that, or give those another value of the role's label"
+        )
     return _unknown(
         f"several workloads make pods of {pool.name}: {_names(found)}; choose one with the annotation "
         f"{WORKLOAD_ANNOTATION} on the pool{hint}"
@@ -403,6 +408,10 @@ class WorkloadViews:
         companion's own pool is how its version's pods call it.
         """
         pools = self._caches.pools_of(pool.namespace, workload)
+        whole, slash, _ = pool.name.partition("/")
+        lead = self._caches.pool(pool.group, pool.namespace, whole) if slash else None
+        if lead is not None and lead not in pools:
+            pools.append(lead)  # whoever sends requests to a pool makes pods of each of its roles work
         own = {(pool.namespace, pool.group, pool.name)} if is_companion else set()
         named = {(one.namespace, one.group, one.name) for one in pools} - own
         for route in self._caches.routes_to(pools):

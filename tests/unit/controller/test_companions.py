@@ -360,6 +360,35 @@ def test_pods_of_another_role_of_one_pool_are_a_companion() -> None:
     }
 
 
+@pytest.mark.parametrize("how", ["rollout", "route"])
+def test_who_uses_the_pool_uses_its_other_roles(how: str) -> None:
+    made = both_roles()
+    if how == "rollout":
+        made.caches.rollouts.apply(rollout(name="other", target="v2"))
+    else:
+        ref = {"group": GROUP, "kind": "InferencePool", "name": "v2", "weight": 1}
+        made.put(kinds.HTTP_ROUTE, "preview", spec={"rules": [{"backendRefs": [ref]}]})
+    owed = parsed(scale_downs=(ScaleDown(identity=in_pool(V2), of=V2), ScaleDown(identity=V2)))
+    seen = views(made).views(owed, V1)
+
+    user = "Rollout other" if how == "rollout" else "HTTPRoute preview"
+    assert {arm.name: view.used_by for arm, view in seen.items() if arm.name.startswith("v2")} == {
+        "v2": user,
+        "v2/prefill": user,
+    }
+
+
+def test_of_two_workloads_of_a_role_none_is_chosen_by_the_pool() -> None:
+    made = both_roles()
+    made.workload("v2-prefill-b", labels={"app": "v2", "role": "prefill"}, replicas=2)
+    problem = views(made).views(parsed(), V2)[in_pool(V2)].problem
+
+    assert problem is not None
+    assert "annotation" not in problem.message
+    assert "Deployment v2-prefill" in problem.message or "v2-prefill-b" in problem.message
+    assert "give those another value of the role's label" in problem.message
+
+
 def test_ready_are_the_pods_that_get_requests() -> None:
     made = both_roles()
     pools = [made.caches.pool(GROUP, "default", name) for name in ("v1", "v1/prefill", "v1/encode")]

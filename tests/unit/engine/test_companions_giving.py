@@ -156,7 +156,10 @@ def test_what_cannot_be_drained_is_said_of_either_kind(whose: str) -> None:
 
     assert made.status.reason == Reason.DRAIN_NOT_CONTROLLABLE
     assert arm.name in made.status.message
-    assert "its picker is not ours; set maxSurge to 8" in made.status.message
+    assert "its picker is not ours; set maxSurge to 4" in made.status.message
+    edit(made, replace(SPARE, max_surge=PodCount(number=4)))
+    made.settle()
+    assert made.status.reason != Reason.DRAIN_NOT_CONTROLLABLE
 
 
 def replace_start(made: World) -> World:
@@ -502,7 +505,7 @@ RELABELLED = {
 @pytest.mark.parametrize("label", RELABELLED)
 def test_labels_that_change_in_an_attempt_make_no_room(label: str) -> None:
     made = at_half()
-    made.companions = RELABELLED[label]
+    made.companions = dict(RELABELLED[label])
     made.overwrite({V1: 100, V2: 0, V3: 0})
     walked(made, 8)
 
@@ -523,7 +526,7 @@ def test_what_lost_goes_whatever_labels_say_and_stable_gets_its_own_back(label: 
 
 def with_roles(*roles: str) -> World:
     """Stable has 8 pods, and 4 of a companion of each role."""
-    sizes, beside = {V1: 8, V2: 0}, dict[Identity, tuple[Companion, ...]]()
+    sizes, beside = {V1: 8, V2: 0}, dict[Identity, tuple[Companion, ...] | Blocker]()
     for arm, size in ((V1, 4), (V2, 0)):
         beside[arm] = tuple(Companion(identity=pool(f"{role}-{arm.name}"), role=role) for role in roles)
         sizes |= {one.identity: size for one in beside[arm]}
