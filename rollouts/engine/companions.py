@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rollouts.engine.capacity import companion_infeasible, companion_pods, enough_surge, pods_for
+from rollouts.engine.capacity import companion_infeasible, companion_pods, infeasible
 from rollouts.engine.draft import Draft
 from rollouts.engine.moving import same_pool
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
@@ -17,7 +17,6 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import KeptCompanion, ScaleDown
 from rollouts.engine.versions import Identity
-from rollouts.units import FULL
 
 __all__ = [
     "Pair",
@@ -189,14 +188,13 @@ def _pods(draft: Draft, companion: Identity) -> int:
 
 
 def too_large(draft: Draft, canary: Identity, stable: int, policy: Capacity) -> str | None:
-    """Why a companion of the canary cannot come to what 100 % needs beside what stable's keeps; None when each can."""
-    found, lead = known_pairs(draft, canary), pods_for(FULL, stable, policy)
-    enough = enough_surge(lead, policy.min_replicas, stable, policy)
+    """Why the canary, or a companion, cannot come to what 100 % needs beside what stable keeps; None when all can."""
+    found = known_pairs(draft, canary)
+    sizes = [pair.pods for pair in found]
+    if (wrong := infeasible(stable, policy, sizes)) is not None:
+        return wrong
     for pair in found:
-        needed = pair.needed(lead, stable)
-        enough = max(enough, enough_surge(needed, min(needed, 1), pair.pods, policy))
-    for pair in found:
-        if (wrong := companion_infeasible(lead, stable, pair.pods, policy, enough)) is not None:
+        if (wrong := companion_infeasible(stable, pair.pods, policy, sizes)) is not None:
             return f"{pair.canary.name} beside {pair.stable.name}: {wrong}"
     return None
 

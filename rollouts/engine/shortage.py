@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
-from rollouts.engine.capacity import companion_pods, enough_surge, infeasible, most_pods, pods_for
+from rollouts.engine.capacity import companion_pods, enough_surge, most_pods, pods_for
 from rollouts.engine.companions import is_way_back, pairs, too_large
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
@@ -94,8 +94,7 @@ def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
 
 def not_whole(draft: Draft, canary: Identity, policy: Capacity) -> str | None:
     """Why the canary, or a companion of it, cannot come to 100 % within N + maxSurge; None when all can."""
-    stable = stable_pods(draft)
-    return infeasible(stable, policy) or too_large(draft, canary, stable, policy)
+    return too_large(draft, canary, stable_pods(draft), policy)
 
 
 def restores_left(capacity: AttemptCapacity | CompanionCapacity, now: datetime) -> int:

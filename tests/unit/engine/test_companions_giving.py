@@ -194,6 +194,29 @@ def test_the_numbers_that_would_do_are_said() -> None:
     assert "set it to 3" in made.status.message or "set maxSurge to 3" in made.status.message
 
 
+def test_the_number_that_is_said_does_for_all_kinds_of_pods() -> None:
+    policy = replace(SPARE, headroom=1.5)
+    made = world(policy, stable=4, prefill=8)
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert "set maxSurge to 5" in made.status.message
+    edit(made, replace(policy, max_surge=PodCount(number=5)))
+    assert made.status.reason != Reason.CAPACITY_INFEASIBLE
+
+
+def test_a_lower_minimum_is_said_only_where_it_does_for_all() -> None:
+    made = world(
+        replace(SPARE, max_surge=PodCount(number=2), min_stable=PodCount(number=4)), stable=8, prefill=3
+    )
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert ", minStable to 2" in made.status.message
+    edit(made, replace(SPARE, max_surge=PodCount(number=2), min_stable=PodCount(number=2)))
+    assert made.status.reason != Reason.CAPACITY_INFEASIBLE
+    made = world(replace(SPARE, min_stable=PodCount(number=4), headroom=1.5), stable=8, prefill=3)
+    assert "minStable" not in made.status.message
+
+
 def test_pods_of_a_companion_that_answer_are_waited_for() -> None:
     made = world(SPARE)
     walked(made, 8)
@@ -528,8 +551,9 @@ def with_roles(*roles: str) -> World:
     """Stable has 8 pods, and 4 of a companion of each role."""
     sizes, beside = {V1: 8, V2: 0}, dict[Identity, tuple[Companion, ...] | Blocker]()
     for arm, size in ((V1, 4), (V2, 0)):
-        beside[arm] = tuple(Companion(identity=pool(f"{role}-{arm.name}"), role=role) for role in roles)
-        sizes |= {one.identity: size for one in beside[arm]}
+        there = tuple(Companion(identity=pool(f"{role}-{arm.name}"), role=role) for role in roles)
+        beside[arm] = there
+        sizes |= {one.identity: size for one in there}
     made = World(
         spec=spec(*STEPS, target="v1", capacity=SPARE),
         rules=[{V1: 100, V2: 0}],
