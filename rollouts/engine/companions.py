@@ -207,10 +207,8 @@ def companions_in_use(draft: Draft) -> dict[Identity, str]:
     """
     status, current, lent = draft.status, draft.status.current, draft.status.stable_scale
     lost = {one.identity for one in status.scale_downs if one.of is not None and lent is not None}
-    found = dict[Identity, str]()
-    if status.stable is not None:
-        there = _there(draft, status.stable.identity)
-        found |= {one.identity: one.role for one in there if one.identity not in lost}
+    there = _there(draft, status.stable.identity) if status.stable is not None else ()
+    found = {one.identity: one.role for one in there if one.identity not in lost}
     if status.canary is not None and status.aborted is None:
         found |= {one.identity: one.role for one in _there(draft, status.canary.identity)}
     if current is not None and current.capacity is not None and current.aborted is None:

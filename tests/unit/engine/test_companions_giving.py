@@ -413,6 +413,22 @@ def test_kept_traffic_keeps_the_pods_of_both() -> None:
     assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
 
 
+def test_kept_traffic_says_nothing_of_a_companion_that_gave_none() -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=4)))
+    walked(made, 4, 12, 8)
+    made.say("promote")
+    while made.status.stable_scale is None:
+        walked(made, 1, 12, 8)
+    assert made.spec is not None
+    made.edit(replace(made.spec, on_delete=OnDelete.KEEP_TRAFFIC))
+    made.finalizer = made.deleting = True
+    made.step()
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any(words.startswith("v1 keeps") for words in said)
+    assert not any("prefill-v1" in words for words in said)
+
+
 def test_the_next_attempt_waits_for_both() -> None:
     made = at_half()
     to(made, "v3")
