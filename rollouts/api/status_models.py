@@ -283,6 +283,8 @@ class ReturnProgressModel(ApiModel):
     """Its replicas, likewise."""
     beside: KeptNumber
     """Replicas and pods of what makes room, the fewest so far."""
+    undrained_since: Time | None = None
+    """Since when requests cannot be kept from single pods that are to make room."""
 
 
 class CompanionScaleModel(ApiModel):
@@ -314,6 +316,8 @@ class CompanionScaleModel(ApiModel):
     """Its pods that no node has room for yet."""
     ready_at_start: Number = 0
     """Its Ready pods before it gave any; 0: all of `full`."""
+    gone_since: Time | None = None
+    """On the way back: since when its pool has not been there."""
 
 
 class StableScaleModel(ApiModel):
@@ -454,6 +458,8 @@ class KeptCompanionModel(CompanionRefModel):
     """What tells several companions of a version apart."""
     pods: Number = 0
     """Its pods then."""
+    selector: Selector = ""
+    """Labels of its pool, by which its pods are counted when the pool is gone."""
 
 
 class HistoryModel(ArmModel):
@@ -670,7 +676,7 @@ class RolloutStatusModel(ApiModel):
     """Where the canary has weight, or may have, and who gets it back: the record that every abort goes by."""
     scale_downs: Annotated[list[ScaleDownModel], Field(max_length=72)] = Field(default=[])
     """Versions that lost and still have pods, where `strategy.canary.capacity` is set."""
-    drains: Annotated[list[DrainModel], Field(max_length=4)] = Field(default=[])
+    drains: Annotated[list[DrainModel], Field(max_length=81)] = Field(default=[])
     """Versions that may have requests and are to lose pods."""
     stable_scale: StableScaleModel | None = None
     """While stable has fewer replicas than at the start, by `strategy.canary.capacity`."""

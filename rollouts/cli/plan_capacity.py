@@ -11,7 +11,6 @@ from rollouts.cli.plan_table import spoken
 from rollouts.engine.capacity import (
     companion_infeasible,
     companion_pods,
-    enough_surge,
     infeasible,
     least_stable,
     most_pods,
@@ -119,11 +118,11 @@ def capacity_lines(
     capacity = spec.canary.capacity
     if capacity is None:
         return
-    if (wrong := infeasible(stable, capacity)) is not None:
+    counted = [one for one in beside if one.pods is not None]
+    if (wrong := infeasible(stable, capacity, [one.pods or 0 for one in counted])) is not None:
         yield f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
         return
     yield from _unknown(beside)
-    counted = [one for one in beside if one.pods is not None]
     if beside and (wrong := _not_beside(stable, capacity, counted)):
         yield f"Capacity: it would wait as {wrong}."
         return
@@ -161,15 +160,9 @@ def _unknown(beside: Sequence[Beside]) -> Iterator[str]:
 
 def _not_beside(stable: int, capacity: Capacity, beside: Sequence[Beside]) -> str:
     """Why a version with companions would wait."""
-    lead = pods_for(FULL, stable, capacity)
-    needs = {one.name: companion_pods(lead, one.pods or 0, stable) for one in beside}
-    enough = enough_surge(lead, capacity.min_replicas, stable, capacity)
-    for one in beside:
-        needed = needs[one.name]
-        enough = max(enough, enough_surge(needed, min(needed, 1), one.pods or 0, capacity))
-    for one in beside:
-        wrong = companion_infeasible(lead, stable, one.pods or 0, capacity, enough)
-        if wrong is not None:
+    sizes = [one.pods or 0 for one in beside]
+    for one, pods in zip(beside, sizes, strict=True):
+        if (wrong := companion_infeasible(stable, pods, capacity, sizes)) is not None:
             return f"{Reason.CAPACITY_INFEASIBLE}: {one.name}: {wrong}"
     return ""
 

@@ -38,8 +38,9 @@ _LEAVING_PACE = 2.0
 ON_THE_WAY = 5.0
 """Seconds from a picker's choice until a page that was read to its end shows the request: two for gateway and server
 to take it, and three that reading the page may take."""
-
-
+_UNLISTED = 15.0
+"""Seconds that a picker's page may be without pods that are Ready: it is open before the picker has its list, and a
+pod that has just become Ready is on it a moment later."""
 _EVER = Monotonic(float("-inf"))
 
 
@@ -48,6 +49,8 @@ class _Pool:
     """Since when every picker has spared a pod, by the pod's name and start."""
 
     spared: dict[tuple[str, str], Monotonic] = field(default_factory=dict)
+    unlisted: Monotonic | None = None
+    """Since when a picker has listed none of its pods."""
 
 
 class PodsInFlight:
@@ -92,13 +95,26 @@ class PodsInFlight:
 
     def unlisted(self, pool: Pool) -> str:
         """See ``InFlight``."""
-        if not self._caches.endpoints(pool):
+        known = self._pools.setdefault(ObjectKey(pool.namespace, pool.name), _Pool())
+        name = self._not_listing(pool)
+        if not name:
+            known.unlisted = None
+            return ""
+        now = self._clock.monotonic()
+        known.unlisted = now if known.unlisted is None else known.unlisted
+        if now - known.unlisted < _UNLISTED:
+            return ""
+        return f"the endpoint picker of {pool.name} (pod {name}) does not pick among its pods"
+
+    def _not_listing(self, pool: Pool) -> str:
+        """The first picker whose page has none of a pool's pods, some of which are Ready; empty where there is none."""
+        if not any(pod.ready for pod in self._caches.endpoints(pool)):
             return ""
         pods = self._caches.picker_pods(pool)
         for pod, history in zip(pods, self._pickers(pool, pods, hurry=False), strict=True):
             page = self._fresh(history)
             if page is not None and all(name != pool.name for name, _ in page[1].get(DRAINING, {})):
-                return f"the endpoint picker of {pool.name} (pod {pod.name}) does not pick among its pods"
+                return pod.name
         return ""
 
     def leaving(self, pool: Pool, names: Collection[str], *, hidden: float = 0.0) -> Mapping[str, int | None]:

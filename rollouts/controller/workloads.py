@@ -137,6 +137,11 @@ def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
         )
     labels = [caches.template_labels(pool.namespace, one) for one in found]
     hint = roles_hint(labels)
+    if "/" in pool.name:  # the pool's annotation would name one for its other roles, too
+        return _unknown(
+            f"several workloads make pods of {pool.name}: {_names(found)}; a role has one: scale the pods of the "
+            "others by that, or give those another value of the role's label"
+        )
     return _unknown(
         f"several workloads make pods of {pool.name}: {_names(found)}; choose one with the annotation "
         f"{WORKLOAD_ANNOTATION} on the pool{hint}"
@@ -156,6 +161,8 @@ def former_pods(
         text = current.capacity.selector
     beside = current.capacity.companions if current is not None and current.capacity is not None else ()
     text = text or next((one.selector for one in beside if one.canary == arm), "")
+    had = [one for past in parsed.status.history for one in past.companions if one.identity == arm]
+    text = text or next((one.selector for one in reversed(had)), "")
     pool = former_pool(arm.group, parsed.namespace, arm.name, text)
     if pool is None:
         return None
@@ -355,7 +362,8 @@ class WorkloadViews:
             return None
         pool, counts = kept
         pods = list(filter(counts, self._caches.holding_pods(pool)))
-        return _left(_unknown(f"{arm.kind} {arm.name} is gone"), pods, pool) if pods else None
+        left = _left(_unknown(f"{arm.kind} {arm.name} is gone"), pods, pool)
+        return replace(left, gone=True) if pods else None
 
     def _rollout_with(self, parsed: ParsedRollout, pool: Pool) -> str:
         """Another Rollout that serves from the pool, or from one that the pool belongs to; empty: none."""
@@ -378,6 +386,10 @@ class WorkloadViews:
         companion's own pool is how its version's pods call it.
         """
         pools = self._caches.pools_of(pool.namespace, workload)
+        whole, slash, _ = pool.name.partition("/")
+        lead = self._caches.pool(pool.group, pool.namespace, whole) if slash else None
+        if lead is not None and lead not in pools:
+            pools.append(lead)  # whoever sends requests to a pool makes pods of each of its roles work
         own = {(pool.namespace, pool.group, pool.name)} if is_companion else set()
         named = {(one.namespace, one.group, one.name) for one in pools} - own
         for route in self._caches.routes_to(pools):

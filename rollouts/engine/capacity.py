@@ -7,11 +7,12 @@ stable's free, whatever N.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
 
-from rollouts.engine.rollout_spec import Capacity
+from rollouts.engine.rollout_spec import Capacity, PodCount
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
@@ -127,36 +128,57 @@ def _kept(stable: int, policy: Capacity) -> int:
     return least if least == stable else max(least, 1)
 
 
-def infeasible(stable: int, policy: Capacity) -> str | None:
+def infeasible(stable: int, policy: Capacity, companions: Sequence[int] = ()) -> str | None:
     """Why the canary cannot come to 100 % within N + maxSurge, and which numbers would do; None when it can.
 
-    It can where ceil(N x headroom) + minStable fit (``enough_surge``).
+    It can where ceil(N x headroom) + minStable fit (``enough_surge``). ``companions``: what stable has of each role;
+    the numbers do for those as well.
     """
     needed, most = pods_for(FULL, stable, policy), most_pods(stable, policy)
-    enough = enough_surge(needed, policy.min_replicas, stable, policy)
-    if most is None or most - stable >= enough:
+    if most is None or most - stable >= enough_surge(needed, policy.min_replicas, stable, policy):
         return None
-    lower = _less(needed, most, most - stable, stable, policy)
+    lower = "".join(_less(needed, most, stable, policy, companions))
+    enough = _enough_for_all(stable, policy, companions)
     return f"the canary's {_too_many(needed, most, stable, policy)}: set maxSurge to {enough}{lower}"
 
 
-def companion_infeasible(
-    lead: int, stable: int, companions: int, policy: Capacity, enough: int
-) -> str | None:
-    """The same of a companion, of which stable has so many for its N and the canary needs those of ``lead`` pods.
-
-    ``enough``: the maxSurge that would do for all pools.
-    """
-    needed, most = companion_pods(lead, companions, stable), most_pods(companions, policy)
-    first = min(needed, 1)
-    if most is None or most - companions >= enough_surge(needed, first, companions, policy):
+def companion_infeasible(stable: int, pods: int, policy: Capacity, companions: Sequence[int]) -> str | None:
+    """The same of a companion, of which stable has so many for its N."""
+    needed = companion_pods(pods_for(FULL, stable, policy), pods, stable)
+    most, first = most_pods(pods, policy), min(needed, 1)
+    if most is None or most - pods >= enough_surge(needed, first, pods, policy):
         return None
     left = most - needed
-    lower = f", or minStable to {left}" if 1 <= left < companions and most - companions >= first else ""
+    fits = 1 <= left < pods and _fits(stable, replace(policy, min_stable=PodCount(number=left)), companions)
     return (
-        f"the canary's {_too_many(needed, most, companions, policy)}; maxSurge counts for each pool by itself: set "
-        f"it to {enough}, or to a percentage that is as much{lower}"
+        f"the canary's {_too_many(needed, most, pods, policy)}; maxSurge counts for each pool by itself: set it to "
+        f"{_enough_for_all(stable, policy, companions)}, or to a percentage that is as much"
+        f"{f', or minStable to {left}' if fits else ''}"
     )
+
+
+def _enough_for_all(stable: int, policy: Capacity, companions: Sequence[int]) -> int:
+    """The least maxSurge, in pods, with which every kind comes to what 100 % needs."""
+    return max(
+        enough_surge(needed, first, pods, policy)
+        for needed, first, pods in _kinds(stable, policy, companions)
+    )
+
+
+def _fits(stable: int, policy: Capacity, companions: Sequence[int]) -> bool:
+    return all(
+        (most := most_pods(pods, policy)) is None or most - pods >= enough_surge(needed, first, pods, policy)
+        for needed, first, pods in _kinds(stable, policy, companions)
+    )
+
+
+def _kinds(stable: int, policy: Capacity, companions: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Of each kind of pods what 100 % needs, how many serve first, and what stable has."""
+    lead = pods_for(FULL, stable, policy)
+    yield lead, policy.min_replicas, stable
+    for pods in companions:
+        needed = companion_pods(lead, pods, stable)
+        yield needed, min(needed, 1), pods
 
 
 def _too_many(needed: int, most: int, stable: int, policy: Capacity) -> str:
@@ -167,12 +189,16 @@ def _too_many(needed: int, most: int, stable: int, policy: Capacity) -> str:
     )
 
 
-def _less(needed: int, most: int, spare: int, stable: int, policy: Capacity) -> str:
-    """A lower minStable or headroom that would do within maxSurge; empty where none would."""
+def _less(needed: int, most: int, stable: int, policy: Capacity, companions: Sequence[int]) -> Iterator[str]:
+    """A lower minStable or headroom that would do within maxSurge, for all kinds of pods."""
+    spare = most - stable
     if spare < max(policy.min_replicas, 1) or not stable:
-        return ""
-    ways = [f"minStable to {most - needed}"] if 1 <= most - needed < stable else []
+        return
+    ways, left = list[str](), most - needed
+    if 1 <= left < stable and _fits(stable, replace(policy, min_stable=PodCount(number=left)), companions):
+        ways.append(f"minStable to {left}")
     tenths = spare * 10 // stable  # never more pods than there is room for beside all of stable's
-    if tenths:
+    if tenths and _fits(stable, replace(policy, headroom=tenths / 10), companions):
         ways.append(f"headroom (endpointRatio as well, where that is more) to {tenths / 10:g}")
-    return "".join(f", {way}" for way in ways[:-1]) + (f", or {ways[-1]}" if ways else "")
+    yield from (f", {way}" for way in ways[:-1])
+    yield from (f", or {way}" for way in ways[-1:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from rollouts.engine.capacity import companion_infeasible, companion_pods, enough_surge, pods_for
+from rollouts.engine.capacity import companion_infeasible, companion_pods, infeasible
 from rollouts.engine.draft import Draft
 from rollouts.engine.moving import same_pool
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
@@ -17,7 +17,6 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import KeptCompanion, ScaleDown
 from rollouts.engine.versions import Identity
-from rollouts.units import FULL
 
 __all__ = [
     "Pair",
@@ -189,27 +188,32 @@ def _pods(draft: Draft, companion: Identity) -> int:
 
 
 def too_large(draft: Draft, canary: Identity, stable: int, policy: Capacity) -> str | None:
-    """Why a companion of the canary cannot come to what 100 % needs beside what stable's keeps; None when each can."""
-    found, lead = known_pairs(draft, canary), pods_for(FULL, stable, policy)
-    enough = enough_surge(lead, policy.min_replicas, stable, policy)
+    """Why the canary, or a companion, cannot come to what 100 % needs beside what stable keeps; None when all can."""
+    found = known_pairs(draft, canary)
+    sizes = [pair.pods for pair in found]
+    if (wrong := infeasible(stable, policy, sizes)) is not None:
+        return wrong
     for pair in found:
-        needed = pair.needed(lead, stable)
-        enough = max(enough, enough_surge(needed, min(needed, 1), pair.pods, policy))
-    for pair in found:
-        if (wrong := companion_infeasible(lead, stable, pair.pods, policy, enough)) is not None:
+        if (wrong := companion_infeasible(stable, pair.pods, policy, sizes)) is not None:
             return f"{pair.canary.name} beside {pair.stable.name}: {wrong}"
     return None
 
 
 def companions_in_use(draft: Draft) -> dict[Identity, str]:
-    """Companions of the versions that may serve, with their roles: by the attempt, and as they are named now."""
-    status, current = draft.status, draft.status.current
-    arms = [arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm]
-    found = {one.identity: one.role for arm in arms for one in _there(draft, arm)}
+    """Companions of the versions that may serve, with their roles: by the attempt, and as they are named now.
+
+    While stable lacks pods that it gave, what lost with a canary makes room for those of its own, whatever label calls
+    it stable's meanwhile.
+    """
+    status, current, lent = draft.status, draft.status.current, draft.status.stable_scale
+    lost = {one.identity for one in status.scale_downs if one.of is not None and lent is not None}
+    there = _there(draft, status.stable.identity) if status.stable is not None else ()
+    found = {one.identity: one.role for one in there if one.identity not in lost}
+    if status.canary is not None and status.aborted is None:
+        found |= {one.identity: one.role for one in _there(draft, status.canary.identity)}
     if current is not None and current.capacity is not None and current.aborted is None:
         for one in current.capacity.companions:
             found |= {one.stable: one.role, one.canary: one.role}
-    lent = status.stable_scale
     if lent is not None and status.stable is not None and lent.identity == status.stable.identity:
         found |= {one.identity: one.role for one in lent.companions}
     return found

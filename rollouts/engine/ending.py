@@ -8,7 +8,7 @@ from rollouts.engine.actions import EventType, TerminateRun
 from rollouts.engine.attempt import AbortRecord
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
 from rollouts.engine.obeying import serving
-from rollouts.engine.observation import GateOutcome
+from rollouts.engine.observation import GateOutcome, WorkloadView
 from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.returning import begin_return, shortfall
 from rollouts.engine.rollout_status import (
@@ -154,9 +154,14 @@ def _companions(draft: Draft, arm: Identity) -> tuple[KeptCompanion, ...]:
     capacity, before = draft.current.capacity, draft.status.promoted(arm)
     is_canary = arm == draft.current.canary.identity
     found = tuple(
-        KeptCompanion(identity=one.canary, role=one.role, pods=one.wanted)
-        if is_canary
-        else KeptCompanion(identity=one.stable, role=one.role, pods=one.stable_at_start)
+        KeptCompanion(
+            identity=one.canary if is_canary else one.stable,
+            role=one.role,
+            pods=one.wanted if is_canary else one.stable_at_start,
+            selector=draft.obs.workloads.get(
+                one.canary if is_canary else one.stable, WorkloadView()
+            ).selector,
+        )
         for one in (capacity.companions if capacity is not None else ())
     )
     return found or (before.companions if before is not None else ())

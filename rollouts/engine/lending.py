@@ -13,6 +13,7 @@ How it gets them back is in ``taking_back``.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from rollouts.engine.actions import EventType
 from rollouts.engine.capacity import most_pods, stable_pods_for
@@ -29,6 +30,8 @@ from rollouts.engine.taking_back import raise_stable, take_back, write_stable
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["needs_back", "next_ceiling", "restart_clock", "settle_stable"]
+
+_RECHECK = timedelta(seconds=5)
 
 
 def settle_stable(draft: Draft, policy: Capacity | None) -> None:
@@ -177,8 +180,11 @@ def _contended(draft: Draft, known: Lent, view: WorkloadView) -> bool:
 
 def _shrink(draft: Draft, known: Lent, view: WorkloadView) -> Lent:
     """Take the pods away that have drained; stored, with what stable is to get back, before the first of them is."""
-    now = drained_to(draft, known.identity, view, known.wanted)
-    if now < view.replicas:
+    now, lent = drained_to(draft, known.identity, view, known.wanted), draft.obs.status.stable_scale
+    stored = lent is not None and any(one.identity == known.identity for one in lent.parts)
+    if now < view.replicas and not stored:
+        draft.wake(_RECHECK)  # a CRD that is older than the controller drops what it does not know
+    elif now < view.replicas:
         if known.reached:
             recent = [at for at in known.restores if draft.now - at < RESTORE_WINDOW]
             known = replace(known, restores=(*recent, draft.now)[-RESTORE_LIMIT:])

@@ -278,6 +278,8 @@ class WorkloadView:
     what: str = ""
     """``Deployment vllm-v2``, for people."""
     problem: Blocker | None = None
+    gone: bool = False
+    """Its pool is, and these are the pods that are left of it: that is the ``problem``."""
     resource_version: str = ""
     replicas: int = 0
     """``spec.replicas``; where there is a ``problem``, the pods that are not being deleted."""

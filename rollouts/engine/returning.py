@@ -29,6 +29,7 @@ __all__ = [
     "Lent",
     "begin_return",
     "binds",
+    "is_gone",
     "pods_missed",
     "ready_of",
     "shortfall",
@@ -48,6 +49,9 @@ is four times that."""
 STARTING = timedelta(minutes=10)
 """The same while a pod of stable starts on a node: servers load weights for minutes. A Deployment's own
 ``progressDeadlineSeconds`` is 600 by default, after which nobody believes any more that its pods come."""
+
+_MOMENT = timedelta(seconds=30)
+"""How long requests may be kept from no single pod before nobody waits: a picker that starts anew takes less."""
 
 _DRAIN_STEP = timedelta(seconds=30)
 """How exactly it is stored that pods drained: each drain's status would else be written with every plan."""
@@ -82,7 +86,7 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
     if not draft.obs.ready(lent.identity) or _obstacle(draft, lent, canary):
         return ZERO
     # Both by the kind of pods that has the fewest: without its companion's a pod serves nobody.
-    share = min(share_of_ready(draft.obs.ready(part.identity), whole(part)) for part in lent.parts)
+    share = min(share_of_ready(draft.obs.ready(part.identity), whole(part)) for part in _awaited(draft, lent))
     policy, beside = _policy(draft), _companions(draft, canary)
     theirs = carried(draft.obs.ready(canary), lent.full, policy)
     for part in lent.companions:
@@ -94,7 +98,7 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
 def binds(draft: Draft, part: Lent) -> bool:
     """Whether no other kind of stable's pods has a smaller part of them Ready."""
     lent = draft.status.stable_scale
-    parts = lent.parts if lent is not None else ()
+    parts = _awaited(draft, lent) if lent is not None else ()
     shares = [share_of_ready(draft.obs.ready(one.identity), whole(one)) for one in parts]
     return share_of_ready(draft.obs.ready(part.identity), whole(part)) <= min(shares, default=FULL)
 
@@ -106,6 +110,17 @@ def _companions(draft: Draft, canary: Identity) -> dict[str, Identity]:
     if current is not None and current.canary.identity == canary and current.capacity is not None:
         found |= {one.role: one.canary for one in current.capacity.companions}
     return found
+
+
+def _awaited(draft: Draft, lent: StableScale) -> list[Lent]:
+    """What of stable's the traffic waits for: not for a companion whose pool is gone, and may come again."""
+    return [lent, *(one for one in lent.companions if not is_gone(draft, one.identity))]
+
+
+def is_gone(draft: Draft, arm: Identity) -> bool:
+    """Whether an arm has no pool any more."""
+    view = draft.obs.workloads.get(arm)
+    return view is None or view.gone
 
 
 def _is_whole(draft: Draft, part: Lent) -> bool:
@@ -129,26 +144,34 @@ def _is_over(draft: Draft, record: WayBack) -> bool:
 
 def _obstacle(draft: Draft, lent: StableScale, canary: Identity) -> str:
     """Why no waiting gives stable its pods back from this canary, or why that cannot serve meanwhile."""
-    beside = _companions(draft, canary)
-    pairs: list[tuple[Lent, Identity | None]] = [(lent, canary)]
-    pairs += [(part, beside.get(part.role)) for part in lent.companions if not _is_whole(draft, part)]
+    pairs = list(_raised(draft, lent, canary))
     for part, arm in pairs:
         if why := _kept_by(draft, part, arm):
             return why
     name = canary.name
     pool = draft.obs.pools[canary]
+    if not draft.obs.ready(canary):
+        return f"{name} has no Ready pod"
     if pool.crashes.refusing:
         return f"{name} refuses connections on all of its pods"
     if pool.path.problems or pool.path.picker_down:
         return f"requests do not reach {name}: its endpoint picker, or its gateway"
     for part, arm in pairs:
-        if (
-            arm is not None
-            and not _is_whole(draft, part)
-            and 0 < part.most < draft.obs.ready(part.identity) + 2
-        ):
+        if arm is not None and 0 < part.most < draft.obs.ready(part.identity) + 2:
             return f"a pod of {arm.name} does not fit beside the one that {part.identity.name} needs next"
     return ""
+
+
+def _raised(draft: Draft, lent: StableScale, canary: Identity) -> Iterator[tuple[Lent, Identity | None]]:
+    """What of stable's lacks replicas, with the canary's of that kind where that has the room of them: what has its
+    replicas, and pods that are not Ready, waits for nobody."""
+    beside = _companions(draft, canary)
+    for part in _awaited(draft, lent):
+        if _is_whole(draft, part) or _view(draft, part.identity).replicas >= part.full:
+            continue
+        arm = beside.get(part.role) if isinstance(part, CompanionScale) else canary
+        has_room = arm is not None and 0 < part.most < part.full + _view(draft, arm).pods
+        yield part, arm if has_room else None
 
 
 def _kept_by(draft: Draft, part: Lent, canary: Identity | None) -> str:
@@ -164,9 +187,16 @@ def _kept_by(draft: Draft, part: Lent, canary: Identity | None) -> str:
     view, name = draft.obs.workloads[canary], canary.name
     if view.used_by:
         return f"{view.used_by} sends requests to {name} as well, whose pods are not taken then"
-    if isinstance(view.drain, NotControllable):
+    if isinstance(view.drain, NotControllable) and _is_undrained(draft):
         return f"requests cannot be kept from single pods of {name}: {view.drain.why}"
     return "" if draft.obs.ready(canary) else f"{name} has no Ready pod"
+
+
+def _is_undrained(draft: Draft) -> bool:
+    """Whether it has been so for more than the moment that a picker which starts anew needs."""
+    lent = draft.status.stable_scale
+    since = lent.progress.undrained_since if lent is not None and lent.progress is not None else None
+    return since is not None and draft.now - since >= _MOMENT
 
 
 # --- whether it gets on ----------------------------------------------------------------------------
@@ -181,7 +211,7 @@ def watch_return(draft: Draft) -> None:
     if lent is None or not lent.returning or lent.immediate:
         return
     kept = list(dict.fromkeys(_kept(draft)))
-    if all(_is_whole(draft, part) for part in lent.parts) or not (kept or lent.progress):
+    if all(_is_whole(draft, part) for part in _awaited(draft, lent)) or not (kept or lent.progress):
         draft.set(stable_scale=replace(lent, progress=None))
         return
     for canary in kept:
@@ -224,12 +254,18 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
     """The best so far, and since when nothing was better. Pods that answer requests stand the clock, within
     ``drainTimeout`` of the return's begin."""
     known, views = lent.progress, _views(draft, kept)
+    undrained = any(isinstance(view.drain, NotControllable) for view in views)
+    since = known.undrained_since if known is not None else None
+    since = (since or draft.now) if undrained else None
+    if since is not None and draft.now < since + _MOMENT:
+        draft.wake_at(since + _MOMENT)
     now = ReturnProgress(
         began=draft.now,
         at=draft.now,
         ready=sum(draft.obs.ready(part.identity) for part in lent.parts),
         replicas=sum(_view(draft, part.identity).replicas for part in lent.parts),
         beside=sum(view.replicas + view.live for view in views),
+        undrained_since=since,
     )
     if known is None:
         return now
@@ -242,6 +278,7 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
         ready=max(now.ready, known.ready),
         replicas=max(now.replicas, known.replicas),
         beside=min(now.beside, known.beside),
+        undrained_since=since,
     )
 
 
@@ -282,6 +319,12 @@ def pods_missed(draft: Draft, lent: StableScale) -> str:
 
 def _lacks(draft: Draft, part: Lent) -> Iterator[str]:
     view = _view(draft, part.identity)
+    if isinstance(part, CompanionScale) and part.gone_since is not None:
+        yield f"the pool {part.identity.name} is gone: it is waited for until {part.gone_since + STARTING:%H:%M:%SZ}"
+    elif view.problem is not None:
+        yield view.problem.message
+    if view.managed_by:
+        yield f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"
     if view.refused:
         yield f"the API server refuses to scale {view.what}: {view.refused}"
     if view.pending:

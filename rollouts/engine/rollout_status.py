@@ -212,6 +212,8 @@ class KeptCompanion:
     identity: Identity
     role: str = ""
     pods: int = 0
+    selector: str = ""
+    """Labels of its pool, by which its pods are counted when the pool is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +290,8 @@ class ReturnProgress:
     """Its replicas, likewise."""
     beside: int
     """Replicas and pods of what makes room, the fewest so far."""
+    undrained_since: datetime | None = None
+    """Since when requests cannot be kept from single pods that are to make room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +310,8 @@ class CompanionScale:
     ready: int = 0
     pending: int = 0
     ready_at_start: int = 0
+    gone_since: datetime | None = None
+    """On the way back: since when its pool has not been there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ from rollouts.engine.shortage import (
 )
 from rollouts.engine.steps import first_weight
 from rollouts.engine.stopping import loses_when_stopped, start_again
-from rollouts.engine.taking_back import gone, leave_stable, take_back
+from rollouts.engine.taking_back import leave_stable, take_back
 from rollouts.engine.versions import Identity
 from rollouts.engine.warming import warm_pods
 from rollouts.engine.wayback import carries
@@ -148,8 +148,6 @@ def finish_scaling(draft: Draft) -> bool:
         leave_stable(draft, "onDelete KeepTraffic leaves all as it is")
     elif draft.obs.in_haste:
         leave_stable(draft, _HASTE)
-    elif why := _stable_gone(draft):
-        leave_stable(draft, why)
     elif draft.status.stable_scale is not None:
         _say_stable(draft)
         return True
@@ -195,12 +193,6 @@ def _say_stable(draft: Draft) -> None:
             f"{RELEASE_ANNOTATION}: now to delete the Rollout all the same"
         )
     )
-
-
-def _stable_gone(draft: Draft) -> str:
-    """Why stable cannot get pods back any more: nothing makes them, or nobody knows what; empty where it can."""
-    lent = draft.status.stable_scale
-    return "" if lent is None else gone(draft, lent.identity)
 
 
 # --- the canary ------------------------------------------------------------------------------------
@@ -424,7 +416,11 @@ def _note_losers(draft: Draft) -> None:
         if loser is not None:
             _owe(draft, loser, before.current)
     used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
-    used |= companions_in_use(draft).keys()
+    beside = companions_in_use(draft)
+    for one in draft.status.scale_downs:
+        if one.of is not None and one.identity in beside and status.aborted is not None:
+            _leave(draft, one.identity, "it is a companion of stable by now")
+    used |= beside.keys()
     draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
 
 
@@ -524,7 +520,8 @@ def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> 
         # Pods that are ending count beside a canary's until they are gone.
         gone = draft.obs.deleting or view.live <= to
         return None if gone else replace(one, reached=True, message=f"pods of {name} are ending")
-    if _works_for_kept(draft, one, policy):
+    # While stable lacks pods it may need the room of these: they are left when that is over.
+    if not needs_back(draft.status) and _works_for_kept(draft, one, policy):
         _leave(
             draft, one.identity, f"its pods work for {one.of.name if one.of else name}, which keeps its own"
         )

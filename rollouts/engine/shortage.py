@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
-from rollouts.engine.capacity import companion_pods, infeasible, most_pods, pods_for
+from rollouts.engine.capacity import companion_pods, enough_surge, most_pods, pods_for
 from rollouts.engine.companions import is_way_back, pairs, too_large
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
@@ -94,8 +94,7 @@ def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
 
 def not_whole(draft: Draft, canary: Identity, policy: Capacity) -> str | None:
     """Why the canary, or a companion of it, cannot come to 100 % within N + maxSurge; None when all can."""
-    stable = stable_pods(draft)
-    return infeasible(stable, policy) or too_large(draft, canary, stable, policy)
+    return too_large(draft, canary, stable_pods(draft), policy)
 
 
 def restores_left(capacity: AttemptCapacity | CompanionCapacity, now: datetime) -> int:
@@ -218,7 +217,9 @@ def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | 
     giving = [part for part in there if part.needs_room(FULL, policy)]
     if not giving or any(_view(draft, part.lends).managed_by for part in there):
         return None
-    way_out = f"set maxSurge to {max(part.needed(FULL, policy) for part in there)}"
+    bound = [part for part in giving if undrained(draft, part.lends) or undrained(draft, part.identity)]
+    enough = [part.needed(FULL, policy) if part in bound else _enough(part, policy) for part in there]
+    way_out = f"set maxSurge to {max(enough)}"
     for part in giving:
         if why := undrained(draft, part.lends):
             message = (
@@ -234,6 +235,13 @@ def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | 
             )
             return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message)
     return None
+
+
+def _enough(part: Part, policy: Capacity) -> int:
+    """The least maxSurge, in pods, with which stable can give those of one kind."""
+    needed = part.needed(FULL, policy)
+    first = policy.min_replicas if part.role is None else min(needed, 1)
+    return enough_surge(needed, first, part.stable, policy)
 
 
 def _view(draft: Draft, arm: Identity) -> WorkloadView:

@@ -16,10 +16,10 @@ from rollouts.engine.capacity import pods_kept
 from rollouts.engine.companions import companions_in_use, present, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled
-from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.observation import WorkloadView
 from rollouts.engine.parts import role_of
 from rollouts.engine.reasons import Reason
-from rollouts.engine.returning import Lent, binds, whole
+from rollouts.engine.returning import STARTING, Lent, binds, is_gone, whole
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import CompanionScale, StableScale
 from rollouts.engine.versions import Identity
@@ -44,18 +44,19 @@ def take_back(draft: Draft) -> None:
             replace(one, identity=present(draft, known.identity, one.identity)) for one in known.companions
         ),
     )
-    view = draft.obs.workloads.get(known.identity, WorkloadView())
-    if view.managed_by:
-        leave_stable(draft, f"{view.managed_by} scales {view.what}: raise its minimum to {known.full}")
-        return
-    known = replace(known, companions=tuple(one for one in known.companions if not _is_left(draft, one)))
+    kept = (_note_gone(draft, one) for one in known.companions)
+    known = replace(known, companions=tuple(one for one in kept if not _is_left(draft, one)))
     draft.set(stable_scale=known)
     looked = [_take_back_part(draft, part, free=free) for part in known.parts]
-    if all(back for _, back in looked):
-        draft.set(stable_scale=None)
-        return
     lead = looked[0][0]
     assert isinstance(lead, StableScale)
+    if all(back for _, back in looked):
+        draft.set(stable_scale=None)
+        if why := _not_ours(
+            draft, lead
+        ):  # said once: it is looked at as long as a companion is on the way back
+            _say_left(draft, lead, why)
+        return
     beside = (one for one, _ in looked[1:])
     draft.set(
         stable_scale=replace(lead, companions=tuple(one for one in beside if isinstance(one, CompanionScale)))
@@ -66,6 +67,8 @@ def _take_back_part(draft: Draft, part: Lent, *, free: bool) -> tuple[Lent, bool
     """One workload of stable; its record, and whether it is back."""
     view = draft.obs.workloads.get(part.identity, WorkloadView())
     part = replace(part, wanted=part.full, ready=draft.obs.ready(part.identity), pending=view.pending)
+    if _not_ours(draft, part):
+        return part, True
     if not view.what:
         return part, False
     runs = draft.status.running is not None
@@ -91,7 +94,7 @@ def _is_free(draft: Draft) -> bool:
 
 
 def leave_stable(draft: Draft, why: str) -> None:
-    """Stable keeps what it has, and that is said; its companions keep theirs, which are for as many pods."""
+    """Stable keeps what it has, and its companions theirs; that is said."""
     lent = draft.status.stable_scale
     if lent is None:
         return
@@ -99,7 +102,7 @@ def leave_stable(draft: Draft, why: str) -> None:
     _say_left(draft, lent, why)
     for one in lent.companions:
         if draft.obs.workloads.get(one.identity, WorkloadView()).replicas < one.full:
-            _say_left(draft, one, f"{lent.identity.name} does: {why}")
+            _say_left(draft, one, why)
 
 
 def _say_left(draft: Draft, part: Lent, why: str) -> None:
@@ -111,16 +114,29 @@ def _say_left(draft: Draft, part: Lent, why: str) -> None:
 
 def _is_left(draft: Draft, part: CompanionScale) -> bool:
     """Whether a companion's workload is nobody's to scale any more, which is said: stable waits for none of it."""
-    view = draft.obs.workloads.get(part.identity)
-    if view is not None and view.managed_by:
-        why = f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"
-    elif view is None or draft.obs.deleting:
-        why = gone(draft, part.identity)
-    else:
-        why = ""
+    why = _not_ours(draft, part)
     if why:
         _say_left(draft, part, why)
     return bool(why)
+
+
+def _not_ours(draft: Draft, part: Lent) -> str:
+    """Why one workload of stable is left as it is, whatever the others get; empty where it gets its pods back."""
+    view = draft.obs.workloads.get(part.identity)
+    if view is not None and view.managed_by:
+        return f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"
+    since = part.gone_since if isinstance(part, CompanionScale) else None
+    is_over = draft.obs.deleting or (since is not None and draft.now >= since + STARTING)
+    return gone(draft, part.identity) if is_over else ""
+
+
+def _note_gone(draft: Draft, part: CompanionScale) -> CompanionScale:
+    """Since when its pool has not been there: one that is made anew is as long gone as that takes."""
+    if not is_gone(draft, part.identity):
+        return replace(part, gone_since=None)
+    since = part.gone_since or draft.now
+    draft.wake_at(since + STARTING)
+    return replace(part, gone_since=since)
 
 
 def gone(draft: Draft, arm: Identity) -> str:
@@ -178,21 +194,19 @@ def _others(draft: Draft, part: Lent) -> Mapping[Identity, Identity]:
         if not isinstance(part, CompanionScale):
             found[canary] = canary
         else:
-            in_use = companions_in_use(draft).items()
-            found |= {
-                arm: canary for arm, role in in_use if role == part.role and arm not in _of_stable(draft)
-            }
+            arms = [arm for arm, role in companions_in_use(draft).items() if role == part.role]
+            mine = _of_stable(draft)
+            found |= {arm: canary for arm in arms if arm not in mine}
     found |= _lost(draft, part)
     found.pop(part.identity, None)
     return found
 
 
 def _of_stable(draft: Draft) -> set[Identity]:
-    """Companions of stable, as it gave pods of them, and as they are named now."""
-    lent, stable = draft.status.stable_scale, draft.status.stable
-    said = draft.obs.companions.get(stable.identity, ()) if stable is not None else ()
-    named = () if isinstance(said, Blocker) else said
-    found = {one.identity for one in named}
+    """Companions of stable by what is stored of the attempt, and of what it gave: labels may say something else."""
+    lent, current = draft.status.stable_scale, draft.status.current
+    capacity = current.capacity if current is not None else None
+    found = {one.stable for one in capacity.companions} if capacity is not None else set[Identity]()
     return found | {one.identity for one in lent.companions} if lent is not None else found
 
 

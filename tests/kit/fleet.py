@@ -35,6 +35,8 @@ class Fleet:
     drain: DrainView | None = None
     """What is said of a drain; None: what ``in_flight`` says."""
     problem: Blocker | None = None
+    gone: bool = False
+    """Its pool is: ``problem`` says so."""
     selector: str = ""
     warms: bool = False
     """Its fresh pods are cold."""
@@ -78,6 +80,7 @@ class Fleet:
         if self.problem is not None:
             return WorkloadView(
                 problem=self.problem,
+                gone=self.gone,
                 replicas=self.live - self.ending,
                 live=self.live,
                 selector=self.selector,

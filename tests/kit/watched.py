@@ -54,6 +54,8 @@ class Watched:
         self.without_weight: dict[Identity, datetime] = dict.fromkeys(world.fleets, world.now)
         self.owed: dict[Identity, int] = {}
         """Stable versions that gave pods, and what they are to have again."""
+        self.raised = set[Identity]()
+        """What got pods by us for a canary, until they are gone or stable's, or it was said that they stay."""
         world.settle()
 
     def plan_once(self, crash_after: int | None) -> None:
@@ -90,7 +92,22 @@ class Watched:
             self.owed = {arm: full for arm, full in self.owed.items() if world.fleets[arm].replicas < full}
         if any(event.reason is Reason.SCALE_DOWN_LEFT for event in world.events):
             self.owed.clear()  # said to somebody, whose it is now
+        self._note_raised()
         world.events.clear()
+
+    def _note_raised(self) -> None:
+        status, fleets = self.world.status, self.world.fleets
+        said = [event.message for event in self.world.events if event.reason is Reason.SCALE_DOWN_LEFT]
+        policy = self.world.spec.canary.capacity if self.world.spec is not None else None
+        if policy is None:
+            self.raised.clear()  # nothing is scaled any more
+        keeps = policy is not None and policy.scale_down_to > 0
+        for arm in list(self.raised):
+            told = any(words.startswith(f"{arm.name} is not") for words in said)
+            serves = status.stable is not None and self.prefill.get(arm, arm) == status.stable.identity
+            kept = keeps and all(one.identity != arm for one in status.scale_downs)
+            if told or serves or kept or not fleets[arm].taken:
+                self.raised.discard(arm)
 
     # --- what must hold ---
 
@@ -170,7 +187,7 @@ class Watched:
         there = {status.stable.identity, *([running.canary.identity] if running is not None else [])}
         there |= {pool for pool, version in self.prefill.items() if version == status.stable.identity}
         there |= {one.canary for one in capacity.companions} if capacity is not None else set()
-        there |= {one.identity for one in status.scale_downs}
+        there |= {one.identity for one in status.scale_downs} | self.raised
         return {one for one in there if self.roles.get(one) == self.roles.get(arm)} - {arm}
 
     def _works(self, version: Identity, idle: timedelta, policy: Capacity) -> bool:
@@ -194,6 +211,7 @@ class Watched:
         taken += action.replicas + fleet.ending
         most = most_pods(record.stable_at_start, policy)
         assert most is None or taken <= most, "no more pods than there is room for"
+        self.raised.add(action.identity)
 
     def _look_at_loser(self, action: ScaleWorkload, version: Identity) -> None:
         world, fleet = self.world, self.world.fleets[action.identity]

@@ -49,6 +49,8 @@ _MASKED = frozenset(
         "requestsBefore",
         "restores",
         "since",
+        "goneSince",
+        "undrainedSince",
         "undoneAt",
         "stableUntil",
         "queuedAt",

@@ -20,6 +20,9 @@ from rollouts.engine.rollout_spec import Capacity, PodCount
 from rollouts.engine.rollout_status import (
     CompanionScale,
     Drain,
+    HistoryEntry,
+    KeptCompanion,
+    Outcome,
     RolloutStatus,
     ScaleDown,
     StableScale,
@@ -181,6 +184,23 @@ def test_the_attempts_own_are_looked_at_whatever_the_labels_say_and_its_pods_whe
     assert seen[gone].problem is not None
 
 
+def test_pods_of_a_companion_that_stable_was_promoted_with_are_counted_when_its_pool_is_gone() -> None:
+    made = cluster()
+    gone = replace(P2, name="gone")
+    made.pod("left", app="gone", ownerReferences=[])
+    kept = KeptCompanion(identity=gone, pods=1, selector="app=gone")
+    entry = HistoryEntry(
+        revision=revision_of(V1, ""),
+        attempt=1,
+        outcome=Outcome.PROMOTED,
+        at=datetime.now(UTC),
+        companions=(kept,),
+    )
+    seen = views(made).views(parsed(history=(entry,)), V2)
+
+    assert (seen[gone].live, seen[gone].gone) == (1, True)
+
+
 def test_another_rollout_that_lists_the_pool_uses_it() -> None:
     made = cluster(p1={"of": "v1"})
     other = rollout({"pool": "p1", "of": "v9"}, name="other", target="v9")
@@ -338,6 +358,35 @@ def test_pods_of_another_role_of_one_pool_are_a_companion() -> None:
         "v2": ("Deployment v2-decode", 1, 1),
         "v2/prefill": ("Deployment v2-prefill", 1, 1),
     }
+
+
+@pytest.mark.parametrize("how", ["rollout", "route"])
+def test_who_uses_the_pool_uses_its_other_roles(how: str) -> None:
+    made = both_roles()
+    if how == "rollout":
+        made.caches.rollouts.apply(rollout(name="other", target="v2"))
+    else:
+        ref = {"group": GROUP, "kind": "InferencePool", "name": "v2", "weight": 1}
+        made.put(kinds.HTTP_ROUTE, "preview", spec={"rules": [{"backendRefs": [ref]}]})
+    owed = parsed(scale_downs=(ScaleDown(identity=in_pool(V2), of=V2), ScaleDown(identity=V2)))
+    seen = views(made).views(owed, V1)
+
+    user = "Rollout other" if how == "rollout" else "HTTPRoute preview"
+    assert {arm.name: view.used_by for arm, view in seen.items() if arm.name.startswith("v2")} == {
+        "v2": user,
+        "v2/prefill": user,
+    }
+
+
+def test_of_two_workloads_of_a_role_none_is_chosen_by_the_pool() -> None:
+    made = both_roles()
+    made.workload("v2-prefill-b", labels={"app": "v2", "role": "prefill"}, replicas=2)
+    problem = views(made).views(parsed(), V2)[in_pool(V2)].problem
+
+    assert problem is not None
+    assert "annotation" not in problem.message
+    assert "Deployment v2-prefill" in problem.message or "v2-prefill-b" in problem.message
+    assert "give those another value of the role's label" in problem.message
 
 
 def test_ready_are_the_pods_that_get_requests() -> None:

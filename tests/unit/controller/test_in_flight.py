@@ -188,12 +188,38 @@ def test_what_may_be_hidden_elsewhere_is_waited_for() -> None:
 def test_a_picker_that_picks_among_other_pods_keeps_nothing_from_these(page: str | None, why: str) -> None:
     watched = Watched()
     watched.loads.unlisted(PICKED)
-    if page is not None:
-        watched.say(page, PICKER)
+    found = list[str]()
+    for seconds in (0, 14, 1):
+        watched.timeline.advance(seconds)
+        if page is not None:
+            watched.say(page, PICKER)
+        found.append(watched.loads.unlisted(PICKED))
 
-    found = watched.loads.unlisted(PICKED)
-    assert found.startswith(why)
-    assert bool(found) == bool(why)
+    assert found[:2] == ["", ""], "a picker opens its page before it has its pods"
+    assert found[2].startswith(why)
+    assert bool(found[2]) == bool(why)
+
+
+def test_a_picker_that_listed_a_pod_meanwhile_is_given_its_time_again() -> None:
+    watched = Watched()
+    watched.loads.unlisted(PICKED)
+    found = list[str]()
+    for page in (KNOWS, said(0), KNOWS):
+        watched.timeline.advance(10)
+        watched.say(page, PICKER)
+        found.append(watched.loads.unlisted(PICKED))
+
+    assert found == ["", "", ""]
+
+
+def test_a_pod_that_is_not_ready_yet_is_on_no_picker_s_page() -> None:
+    watched = Watched(ready=False)
+    for seconds in (0, 30):
+        watched.timeline.advance(seconds)
+        watched.loads.unlisted(PICKED)
+        watched.say(KNOWS, PICKER)
+
+        assert watched.loads.unlisted(PICKED) == ""
 
 
 def test_of_a_pool_without_pods_no_picker_lists_any() -> None:

@@ -7,13 +7,30 @@ from datetime import timedelta
 
 import pytest
 
-from rollouts.engine.observation import Blocker, Draining, NotControllable
+from rollouts.api.status import read_status, write_status
+from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
 from rollouts.engine.rollout_status import Phase
+from rollouts.engine.versions import Identity
 from rollouts.units import format_weight
-from tests.kit.world import World
-from tests.unit.engine.test_companions import P1, P2, V1, V2, V3, come, edit, replicas, to, world
+from tests.kit.fleet import Fleet, PodState
+from tests.kit.world import World, pool, spec
+from tests.unit.engine.test_companions import (
+    P1,
+    P2,
+    P3,
+    STEPS,
+    V1,
+    V2,
+    V3,
+    alone,
+    come,
+    edit,
+    replicas,
+    to,
+    world,
+)
 
 SPARE = Capacity(
     max_surge=PodCount(number=1),
@@ -124,7 +141,7 @@ def test_a_return_is_not_waited_for_where_a_companion_of_the_canary_cannot_go() 
     made = at_half()
     made.fleets[P2].drain = NotControllable("not ours")
     to(made, "v1")
-    walked(made, 3)
+    walked(made, 6)
 
     assert made.share_of(V2) == 0
     assert Reason.RETURN_NOT_WAITED_FOR in [event.reason for event in made.events]
@@ -139,7 +156,10 @@ def test_what_cannot_be_drained_is_said_of_either_kind(whose: str) -> None:
 
     assert made.status.reason == Reason.DRAIN_NOT_CONTROLLABLE
     assert arm.name in made.status.message
-    assert "its picker is not ours; set maxSurge to 8" in made.status.message
+    assert "its picker is not ours; set maxSurge to 4" in made.status.message
+    edit(made, replace(SPARE, max_surge=PodCount(number=4)))
+    made.settle()
+    assert made.status.reason != Reason.DRAIN_NOT_CONTROLLABLE
 
 
 def replace_start(made: World) -> World:
@@ -172,6 +192,29 @@ def test_the_numbers_that_would_do_are_said() -> None:
     made = world(replace(SPARE, min_stable=PodCount(number=3), max_surge=PodCount(number=30, percent=True)))
     assert made.status.reason == Reason.CAPACITY_INFEASIBLE
     assert "set it to 3" in made.status.message or "set maxSurge to 3" in made.status.message
+
+
+def test_the_number_that_is_said_does_for_all_kinds_of_pods() -> None:
+    policy = replace(SPARE, headroom=1.5)
+    made = world(policy, stable=4, prefill=8)
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert "set maxSurge to 5" in made.status.message
+    edit(made, replace(policy, max_surge=PodCount(number=5)))
+    assert made.status.reason != Reason.CAPACITY_INFEASIBLE
+
+
+def test_a_lower_minimum_is_said_only_where_it_does_for_all() -> None:
+    made = world(
+        replace(SPARE, max_surge=PodCount(number=2), min_stable=PodCount(number=4)), stable=8, prefill=3
+    )
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert ", minStable to 2" in made.status.message
+    edit(made, replace(SPARE, max_surge=PodCount(number=2), min_stable=PodCount(number=2)))
+    assert made.status.reason != Reason.CAPACITY_INFEASIBLE
+    made = world(replace(SPARE, min_stable=PodCount(number=4), headroom=1.5), stable=8, prefill=3)
+    assert "minStable" not in made.status.message
 
 
 def test_pods_of_a_companion_that_answer_are_waited_for() -> None:
@@ -221,28 +264,88 @@ def test_an_autoscaler_of_a_companion_of_stable_has_it_left() -> None:
     assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
 
 
-def test_a_companion_of_stable_whose_pool_is_gone_is_not_waited_for() -> None:
+def without(made: World, arm: Identity, rounds: int) -> None:
+    for _ in range(rounds):
+        made.advance(6)
+        for one, fleet in made.fleets.items():
+            if one != arm:
+                fleet.settle()
+
+
+def test_a_companion_of_stable_whose_pool_is_gone_is_waited_for_some_minutes_and_no_traffic_with_it() -> None:
     made = at_half()
     del made.fleets[P1], made.pools[P1]
     to(made, "v1")
-    for _ in range(20):
-        made.advance(6)
-        for arm in (V1, V2, P2):
-            made.fleets[arm].settle()
+    without(made, P1, 20)
 
     assert made.fleets[V1].replicas == 8
+    assert made.share_of(V2) == 0
+    assert made.status.stable_scale is not None
+    to(made, "v3")
+    made.advance(1)
+    assert "the pool prefill-v1 is gone: it is waited for until " in made.status.message
+    made.now += timedelta(minutes=10)
+    without(made, P1, 2)
     assert made.status.stable_scale is None
-
-
-def test_an_autoscaler_of_decode_leaves_both_and_says_so_of_both() -> None:
-    made = at_half()
-    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
-    to(made, "v1")
-    made.advance(6)
-
     said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
-    assert any("v1 keeps 4 of 8" in words for words in said)
-    assert any("prefill-v1 keeps 2 of 4 replicas: v1 does" in words for words in said)
+    assert "prefill-v1 keeps what it has of 4 replicas: its pool is gone" in said
+
+
+def test_a_pool_that_is_made_anew_gets_its_pods_back() -> None:
+    made = at_half()
+    to(made, "v1")
+    fleet = made.fleets.pop(P1)
+    made.step()
+    assert made.share_of(V2) * 2 == 1, "v1 has 4 of 8 pods"
+    made.fleets[P1] = fleet
+    walked(made, 40)
+
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.status.stable_scale is None
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+
+
+def test_what_makes_no_pods_of_a_companion_of_stable_any_more_is_said() -> None:
+    made = at_half()
+    made.fleets[P1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    made.say("abort")
+    walked(made, 20)
+    to(made, "v3")
+    made.settle()
+
+    assert "no Deployment makes them" in made.status.message
+    made.fleets[P1].problem = None
+    walked(made, 20)
+    assert replicas(made, P1) == [4]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_autoscaler_of_decode_has_that_left_and_prefill_gets_its_pods_back(late: bool) -> None:
+    made = at_half()
+    if late:
+        to(made, "v1")
+        walked(made, 1)
+    made.fleets[V1].managed_by = "HorizontalPodAutoscaler x"
+    left = made.fleets[V1].replicas
+    made.say("abort") if not late else None
+    walked(made, 40)
+
+    assert replicas(made, V1, P1) == [left, 4]
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    words = "HorizontalPodAutoscaler x scales Deployment v1: raise its minimum to 8"
+    assert said.count(f"v1 keeps {left} of 8 replicas: {words}") == 1
+    assert not any(message.startswith("prefill-v1") for message in said)
+
+
+def test_deleted_while_nothing_makes_pods_of_decode_prefill_gets_its_own_back_first() -> None:
+    made = at_half()
+    made.fleets[V1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="none does")
+    made.finalizer = made.deleting = True
+    walked(made, 40)
+
+    assert made.fleets[P1].replicas == 4
+    assert not made.finalizer
 
 
 def test_a_companion_that_gave_none_is_not_said_to_be_left() -> None:
@@ -310,6 +413,22 @@ def test_kept_traffic_keeps_the_pods_of_both() -> None:
     assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
 
 
+def test_kept_traffic_says_nothing_of_a_companion_that_gave_none() -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=4)))
+    walked(made, 4, 12, 8)
+    made.say("promote")
+    while made.status.stable_scale is None:
+        walked(made, 1, 12, 8)
+    assert made.spec is not None
+    made.edit(replace(made.spec, on_delete=OnDelete.KEEP_TRAFFIC))
+    made.finalizer = made.deleting = True
+    made.step()
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any(words.startswith("v1 keeps") for words in said)
+    assert not any("prefill-v1" in words for words in said)
+
+
 def test_the_next_attempt_waits_for_both() -> None:
     made = at_half()
     to(made, "v3")
@@ -322,3 +441,159 @@ def test_the_next_attempt_waits_for_both() -> None:
             break
     assert made.share_of(V3) * 10 == 1
     assert replicas(made, V2, P2) == [0, 0]
+
+
+def prefill_with_room() -> World:
+    """In the step of 50 %, where two spare pods are room enough for all of prefill: decode alone has given any."""
+    made = world(replace(SPARE, max_surge=PodCount(number=2)), stable=8, prefill=2)
+    for arm in (P1, P2):
+        made.fleets[arm].drain = NotControllable("its picker does not pick among its pods")
+    for _ in range(60):
+        if made.share_of(V2) * 2 >= 1:
+            return made
+        walked(made, 1, 10, 4)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    raise AssertionError(made.status.message)
+
+
+@pytest.mark.parametrize("also", ["", "HTTPRoute x"])
+def test_a_pod_of_a_companion_that_restarts_sends_no_traffic_to_a_stable_that_has_not_its_pods(
+    also: str,
+) -> None:
+    made = prefill_with_room()
+    to(made, "v1")
+    made.fleets[P1].pods[0] = PodState.STARTING
+    made.fleets[P2].used_by = also
+    for _ in range(3):
+        made.step()
+
+    assert made.share_of(V2) * 2 == 1, "v1 has 4 of 8 pods"
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+    walked(made, 30, 10, 4)
+    assert made.share_of(V2) == 0
+    assert replicas(made, V1, P1) == [8, 2]
+
+
+@pytest.mark.parametrize("arm", [V2, P2])
+def test_a_picker_that_starts_anew_ends_no_return(arm: Identity) -> None:
+    made = at_half()
+    to(made, "v1")
+    made.fleets[arm].drain = NotControllable("its picker does not pick among its pods")
+    made.step()
+    made.now += timedelta(seconds=20)
+    made.step()
+    made.fleets[arm].drain = None
+    for _ in range(2):
+        made.step()
+
+    assert made.share_of(V2) * 2 == 1, "v1 has 4 of 8 pods"
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+
+
+def test_a_companion_that_no_status_can_keep_gives_nothing() -> None:
+    """As where the CRD is older than the controller."""
+    made = world()
+    edit(made, SPARE)
+    for _ in range(40):
+        for _ in range(4):
+            made.step()
+            if made.status.stable_scale is not None:
+                made.status = replace(
+                    made.status, stable_scale=replace(made.status.stable_scale, companions=())
+                )
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert min(made.fleets[P1].scales, default=4) == 4
+
+
+def test_pods_of_a_companion_whose_pool_is_gone_count_beside_those_of_a_way_back() -> None:
+    made = world(SPARE, rollback_window=timedelta(hours=1))
+    made.fleets[P2].selector = "app=p2"
+    for _ in range(60):
+        walked(made, 1)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED
+    kept = [one.selector for past in made.status.history for one in past.companions]
+    assert "app=p2" in kept
+    gone = made.fleets[P2]
+    gone.problem, gone.gone = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="its pool is gone"), True
+    to(made, "v1")
+    for _ in range(40):
+        walked(made, 1)
+
+    assert replicas(made, P1) == [1]
+    assert "4 of prefill-v2 leave no room within the 5 that maxSurge allows" in made.status.message
+    gone.scale(0)
+    walked(made, 20)
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.share_of(V1) == 1
+
+
+RELABELLED = {
+    "taken over": {V1: alone(P2), V2: alone(P2), V3: alone(P3)},
+    "swapped": {V1: alone(P2), V2: alone(P1), V3: alone(P3)},
+    "given to stable": {V1: alone(P2), V2: (), V3: alone(P3)},
+}
+
+
+@pytest.mark.parametrize("label", RELABELLED)
+def test_labels_that_change_in_an_attempt_make_no_room(label: str) -> None:
+    made = at_half()
+    made.companions = dict(RELABELLED[label])
+    made.overwrite({V1: 100, V2: 0, V3: 0})
+    walked(made, 8)
+
+
+@pytest.mark.parametrize("label", RELABELLED)
+def test_what_lost_goes_whatever_labels_say_and_stable_gets_its_own_back(label: str) -> None:
+    made = at_half()
+    made.companions = dict(RELABELLED[label])
+    made.say("abort")
+    walked(made, 40)
+
+    assert replicas(made, V1, P1) == [8, 4]
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert replicas(made, V2, P2) == [0, 1]
+    assert "prefill-v2 is not scaled down: it is a companion of stable by now" in said
+
+
+def with_roles(*roles: str) -> World:
+    """Stable has 8 pods, and 4 of a companion of each role."""
+    sizes, beside = {V1: 8, V2: 0}, dict[Identity, tuple[Companion, ...] | Blocker]()
+    for arm, size in ((V1, 4), (V2, 0)):
+        there = tuple(Companion(identity=pool(f"{role}-{arm.name}"), role=role) for role in roles)
+        beside[arm] = there
+        sizes |= {one.identity: size for one in there}
+    made = World(
+        spec=spec(*STEPS, target="v1", capacity=SPARE),
+        rules=[{V1: 100, V2: 0}],
+        pools=dict.fromkeys(sizes, 0),
+        fleets={arm: Fleet.of(arm.name, size) for arm, size in sizes.items()},
+        companions=beside,
+    )
+    made.settle()
+    to(made, "v2")
+    return made
+
+
+def test_the_status_of_the_most_companions_that_may_be_is_stored_and_read() -> None:
+    made, most = with_roles(*"abcdefgh"), 0
+    for _ in range(40):
+        for _ in range(8):
+            made.step()
+            most = max(most, len(made.status.drains))
+            assert read_status(write_status(made.status))[0].drains == made.status.drains
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+        if made.status.phase is Phase.PAUSED and made.share_of(V2) * 2 < 1:
+            made.say("promote")
+        if made.share_of(V2) * 2 >= 1:
+            made.say("abort")
+    assert most > 8
