@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from string import digits
 
@@ -62,7 +62,7 @@ def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
         return (_total(parts, Is.SUM) or 0.0) / count if count else math.nan
     merged: dict[float, float] = {}
     for part in parts:
-        buckets = dict(_buckets(part))
+        buckets = _buckets(part)
         if buckets and merged:  # pods of another version: by the bounds that both have
             merged = {bound: merged[bound] + buckets[bound] for bound in merged.keys() & buckets.keys()}
         else:
@@ -70,8 +70,11 @@ def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
     return quantile(QUANTILES.get(stat, 0.95), ScrapedHistogram(buckets=merged))
 
 
-def _buckets(part: _Part) -> Iterator[tuple[float, float]]:
+def _buckets(part: _Part) -> dict[float, float]:
     """Growth by bound. Servers write bounds as they were exposed, or as numbers of their own ("1" or "1.0")."""
+    found: dict[float, float] = {}
     for item in part.of(Is.BUCKETS):
         with contextlib.suppress(ValueError):
-            yield float(dict(item.labels).get("le", "")), item.value
+            bound = float(dict(item.labels).get("le", ""))
+            found[bound] = found.get(bound, 0.0) + item.value
+    return found

@@ -323,8 +323,8 @@ class PrometheusSource:
         at = await self._answered(endpoints, at, spec.window.total_seconds(), place.namespace)
         where = self._where(place, ((None, tuple(endpoints)),))
         jobs, names = await asyncio.gather(
-            self._series(job_queries(wanted.names, where), at, place.namespace),
-            self._series(name_queries(wanted.names, where), at, place.namespace),
+            self._series(job_queries(wanted.names, where, at), at, place.namespace),
+            self._series(name_queries(wanted.names, spec.window, where, at), at, place.namespace),
         )
         per_job, scraped = chosen_jobs(jobs, where, endpoints)
         self._demand_whole_pods(endpoints, scraped)

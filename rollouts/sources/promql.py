@@ -54,6 +54,9 @@ _SETTLES = 5.0
 """Seconds after a warm-up: clocks of two machines differ, and counters are written after the answer."""
 _CUTS = 8
 """Lengths to which windows are cut, at most: a query is no longer for a pod that came at a moment of its own."""
+_LOOKS = 60
+_LONGEST_STEP = 15
+"""Seconds, at most, from one look for the first sample of a series to the next: a window has ``_LOOKS`` of them."""
 LONGEST_QUERY = 15_000
 """Bytes of a query of several pods: ``-search.maxQueryLen`` of VictoriaMetrics is 16 KiB."""
 
@@ -183,34 +186,54 @@ def _any_name(names: Iterable[str]) -> str:
 
 Queries = tuple[str, ...]
 """Queries whose answers together are the answer about some pods."""
+_Named = dict[tuple[str | None, str], list[ScrapeTarget]]
+"""The processes of pods by scrape job and name, the pods that were warmed up last first."""
 
 
-def _divided(where: PodSelection, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
+def _divided(where: PodSelection, at: datetime, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
     """One query of all that is to be asked, or as many as it takes, each of some of the pods, until none is too long.
 
-    ``written`` are the series that are asked for; none where nothing is.
+    ``written`` are the series that are asked for; none where nothing is. What a query says of pods of one age it says
+    once, so those stay together; and so do the processes of a pod, which have one name.
     """
-    asked = written(where)
-    query = " or ".join(asked)
-    if len(query.encode()) <= LONGEST_QUERY:
-        return [(query,)] if query else []
-    pods = [(job, endpoint) for job, endpoints in where.per_job for endpoint in endpoints]
-    if len(pods) == 1:
-        return [tuple(asked)]
-    halves = pods[: len(pods) // 2], pods[len(pods) // 2 :]
-    return [found for half in halves for found in _divided(replace(where, per_job=_by_job(half)), written)]
+    pods: dict[tuple[str | None, str], list[ScrapeTarget]] = {}
+    for job, endpoints in where.per_job:
+        for endpoint in sorted(endpoints, key=lambda one: (users_seconds(one, at), where.name(one))):
+            pods.setdefault((job, where.name(endpoint)), []).append(endpoint)
+    return _halved(where, pods, written)
 
 
-def _by_job(pods: Iterable[tuple[str | None, ScrapeTarget]]) -> PerJob:
+def _halved(where: PodSelection, pods: _Named, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
+    asked = written(replace(where, per_job=_by_job(pods)))
+    if len(pods) <= 1 or all(len(one.encode()) <= LONGEST_QUERY for one in asked):
+        return [_joined(asked)] if asked else []
+    names = list(pods)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    return [found for half in halves for found in _halved(where, {name: pods[name] for name in half}, written)]
+
+
+def _joined(asked: Iterable[str]) -> Queries:
+    """As few queries as hold all that is asked for."""
+    found: list[str] = []
+    for one in asked:
+        longer = f"{found[-1]} or {one}" if found else one
+        if found and len(longer.encode()) <= LONGEST_QUERY:
+            found[-1] = longer
+        else:
+            found.append(one)
+    return tuple(found)
+
+
+def _by_job(pods: _Named) -> PerJob:
     found: dict[str | None, list[ScrapeTarget]] = {}
-    for job, endpoint in pods:
-        found.setdefault(job, []).append(endpoint)
+    for (job, _), endpoints in pods.items():
+        found.setdefault(job, []).extend(endpoints)
     return tuple((job, tuple(endpoints)) for job, endpoints in found.items())
 
 
 def raw_queries(names: frozenset[str], where: PodSelection, at: datetime) -> list[Queries]:
     """Every wanted series of the pods, histograms by their three parts; of pods just warmed up, what is of users."""
-    return _divided(where, lambda some: _raw(names, some, at))
+    return _divided(where, at, lambda some: _raw(names, some, at))
 
 
 def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
@@ -226,7 +249,7 @@ def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
     return found
 
 
-def job_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
+def job_queries(names: Iterable[str], where: PodSelection, at: datetime) -> list[Queries]:
     """How many of the wanted series each scrape job holds of each process."""
     wanted = tuple(names)
 
@@ -234,18 +257,27 @@ def job_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
         series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
         return [f"count by (job, {some.process}) ({series})"]
 
-    return _divided(where, written)
+    return _divided(where, at, written)
 
 
-def name_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
-    """How many series the pods have of each of these names, and of those that every process has."""
-    wanted = {*names, *_ALWAYS}
+def name_queries(
+    names: Iterable[str], window: timedelta, where: PodSelection, at: datetime
+) -> list[Queries]:
+    """How many series the pods had in a window of each of these names, and of those that every process has.
+
+    A name that nobody has shown since a restart may have been shown before.
+    """
+    wanted, within = {*names, *_ALWAYS}, f"[{_seconds(window)}s]"
 
     def written(some: PodSelection) -> list[str]:
-        series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
-        return [f"count by (__name__) ({series})"]
+        series = (f"{{{_any_name(wanted)},{some.matchers(*part)}}}{within}" for part in some.per_job)
+        return [f"count by (__name__) ({' or '.join(f'last_over_time({one})' for one in series)})"]
 
-    return _divided(where, written)
+    return _divided(where, at, written)
+
+
+def _seconds(window: timedelta) -> int:
+    return max(1, round(window.total_seconds()))
 
 
 def measure_queries(
@@ -256,15 +288,16 @@ def measure_queries(
     None where it is known without asking that the answer is no data, since all pods were warmed up later than the
     window began.
     """
-    seconds, last = max(1, round(window.total_seconds())), is_last(wanted)
+    seconds, last = _seconds(window), is_last(wanted)
     parts = tuple(_parts(where, seconds, at))
     if not parts or not (last or any(part.whole for part in parts)):
         return []
 
     def written(some: PodSelection) -> list[str]:
-        return _Builder(some.process, wanted, held, seconds, tuple(_parts(some, seconds, at))).asked()
+        parts = tuple(_parts(some, seconds, at))
+        return _Builder(some.process, wanted, held, seconds, at.timestamp(), parts).asked()
 
-    return _divided(where, written)
+    return _divided(where, at, written)
 
 
 def is_last(wanted: Statistic) -> bool:
@@ -278,6 +311,7 @@ class _Builder:
     wanted: Statistic
     held: Collection[str]
     window: int
+    at: float
     parts: tuple[_Part, ...]
 
     def asked(self) -> list[str]:
@@ -341,17 +375,25 @@ class _Builder:
 
     def _grown(self, part: _Part, one: str) -> str:
         window = f"[{part.seconds}s]"
-        stayed = f"(increase({one}{window}) and {one} offset {part.seconds}s) or "
-        came = f"({self._born(part, one)}) or {one} - min_over_time({one}{window})"
-        return came if part.cut else stayed + came
+        samples, restarted = f"count_over_time({one}{window})", f"resets({one}{window}) > 0"
+        stayed = f" or {samples} > 1 and {one} offset {part.seconds}s"
+        grown = f"increase({one}{window}) and ({restarted}{'' if part.cut else stayed})"
+        above = f"(last_over_time({one}{window}) - min_over_time({one}{window})) * (1 + 1 / ({samples} - 1 > 0))"
+        return f"({grown}) or ({self._born(part, one)}) or {above}"
 
     def _born(self, part: _Part, one: str) -> str:
-        """Series with fewer samples than their process: they came while it was there, and show what came since."""
-        counts = " or ".join(
-            f"count_over_time({name}{{{part.pods}}}[{part.seconds}s])" for name in self._always
+        """Series that came later than the first scrape of their process: what they show has come since."""
+        process = " or ".join(
+            f"max by ({self.process}) ({self._first(part, f'{name}{{{part.pods}}}')})" for name in self._always
         )
-        fewer = f"< on ({self.process}) group_left () max by ({self.process}) ({counts})"
-        return f"{one} and count_over_time({one}[{part.seconds}s]) {fewer}"
+        later = f"{self._first(part, one)} > on ({self.process}) group_left () ({process})"
+        return f"last_over_time({one}[{part.seconds}s]) and {later}"
+
+    def _first(self, part: _Part, one: str) -> str:
+        """The moments of the first samples within the window, and not of those that a server looks back to."""
+        step = min(max(1, part.seconds // _LOOKS), _LONGEST_STEP)
+        within = f"timestamp({one}) > {self.at - part.seconds:.3f}"
+        return f"min_over_time(({within})[{part.seconds}s:{step}s])"
 
 
 def _labelled(query: str, what: Is, place: int) -> str:

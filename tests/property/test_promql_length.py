@@ -60,8 +60,8 @@ def measured(name: str) -> Callable[[promql.PodSelection], list[promql.Queries]]
 
 
 ASKED: dict[str, Callable[[promql.PodSelection], list[promql.Queries]]] = {
-    "jobs": lambda where: promql.job_queries(RAW, where),
-    "names": lambda where: promql.name_queries(RAW, where),
+    "jobs": lambda where: promql.job_queries(RAW, where, NOW),
+    "names": lambda where: promql.name_queries(RAW, WINDOW, where, NOW),
     "raw": lambda where: promql.raw_queries(RAW, where, NOW),
     **{name: measured(name) for name in MEASURED if name in PROMETHEUS_OFFER.presets},
 }
