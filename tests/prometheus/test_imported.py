@@ -21,11 +21,12 @@ import aiohttp
 import pytest
 
 from benchmarks.peers.victoriametrics import VictoriaMetrics
+from rollouts.analysis.offers import PROMETHEUS_OFFER
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 from rollouts.cli.doctor_sources import source_checks
 from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
 from rollouts.lab.vllm.pod import Fleet
-from rollouts.sources import promql
+from rollouts.sources import prometheus, promql
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
@@ -87,7 +88,9 @@ class Exposing:
         """(Name, labels, value, moment) of each sample."""
         for port, (labels, late) in itertools.product(self.ports or (8000,), self.scrapers):
             moments = (at - self.shift + late for at in range(-3600, 1, self.every))
-            own = f'pod="{self.name}",namespace="{namespace}",job="pods",instance="{self.name}:{port}"{labels}'
+            own = (
+                f'pod="{self.name}",namespace="{namespace}",job="pods",instance="{self.name}:{port}"{labels}'
+            )
             yield from self._of_process(own, [at for at in moments if self.since <= at <= 0])
 
     def _of_process(self, own: str, moments: list[float]) -> Iterator[tuple[str, str, float, float]]:
@@ -258,19 +261,20 @@ CASES = {
         within=15,
         requests=420,
     ),
-    "a pod that was warmed up fails and restarts, its errors gone": Case(
+    "a pod that was warmed up fails and restarts, its errors gone for long": Case(
         pods=(
             Exposing(
                 name="warm",
-                warmed=-400,
-                since=-600,
-                ok=failing(1.0, since=-600, restart=-60, after=growing(1.0, since=-60)),
-                errors=failing(0.5, since=-600, restart=-60, after=gone),
+                warmed=-700,
+                since=-900,
+                ok=failing(1.0, since=-900, restart=-320, after=growing(1.0, since=-320)),
+                errors=failing(0.5, since=-900, restart=-320, after=gone),
             ),
         ),
-        errors=120,
+        window=600,
+        errors=135,
         within=20,
-        requests=420,
+        requests=740,
     ),
     "a name that nobody shows since all pods restarted": Case(
         pods=tuple(
@@ -426,7 +430,48 @@ def _no_births(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(promql._Builder, "_born", lambda self, part, one: f"{one} unless {one}")
 
 
-PLANTED = {"VictoriaMetrics' increase": _increase_alone, "no warm-up": _no_warm_up, "no births": _no_births}
+def _rewritten(before: str, after: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        real = promql._Builder._grown
+        assert before in real(promql._Builder("pod", STATISTIC, ("up",), 9, 9.0, (PART,)), PART, "one")
+
+        def grown(self: promql._Builder, part: promql._Part, one: str) -> str:
+            window = f"[{part.seconds}s]"
+            wrong, planted = (text.replace("one", one).replace("[9s]", window) for text in (before, after))
+            return real(self, part, one).replace(wrong, planted)
+
+        patch.setattr(promql._Builder, "_grown", grown)
+
+    return plant
+
+
+def _names_of_now(patch: pytest.MonkeyPatch) -> None:
+    real = promql.name_queries
+    patch.setattr(
+        prometheus, "name_queries", lambda names, _, *more: real(names, timedelta(seconds=1), *more)
+    )
+
+
+def _counted(patch: pytest.MonkeyPatch) -> None:
+    """Births by the number of samples: that with fewest began last."""
+    first = "-count_over_time({one}[{seconds}s])"
+    patch.setattr(
+        promql._Builder, "_first", lambda self, part, one: first.format(one=one, seconds=part.seconds)
+    )
+
+
+PART = promql._Part("", 9, whole=True, cut=False)
+STATISTIC = PROMETHEUS_OFFER.statistic(spec("requests"))
+PLANTED = {
+    "VictoriaMetrics' increase": _increase_alone,
+    "no warm-up": _no_warm_up,
+    "no births": _no_births,
+    "restarts forgotten": _rewritten("resets(one[9s]) > 0", "resets(one[9s]) > 99"),
+    "series of the present only": _rewritten("last_over_time(one[9s]) - ", "one - "),
+    "the rest of a window left out": _rewritten("* (1 + 1 / (count_over_time(one[9s]) - 1 > 0))", ""),
+    "names of the present only": _names_of_now,
+    "births by counts": _counted,
+}
 
 
 @pytest.mark.full
