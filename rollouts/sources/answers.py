@@ -44,11 +44,13 @@ class _Part:
         for item in answer:
             self._items.setdefault(dict(item.labels).get(IS, ""), []).append(item)
 
+    def alternatives(self, what: Is) -> list[list[Labelled]]:
+        """The samples by the alternative that they are of: each is about other pods than the others."""
+        return [items for name, items in self._items.items() if name.rstrip(digits) == what]
+
     def of(self, what: Is) -> list[Labelled]:
-        """The samples of the first alternative that these pods have."""
-        alternatives = (name for name in self._items if name.rstrip(digits) == what)
-        first = min(alternatives, key=lambda name: int(name.removeprefix(what)), default="")
-        return self._items.get(first, []) if first else []
+        """All samples."""
+        return [item for items in self.alternatives(what) for item in items]
 
 
 def _total(parts: Iterable[_Part], what: Is) -> float | None:
@@ -61,8 +63,7 @@ def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
         count = _total(parts, Is.COUNT)
         return (_total(parts, Is.SUM) or 0.0) / count if count else math.nan
     merged: dict[float, float] = {}
-    for part in parts:
-        buckets = _buckets(part)
+    for buckets in (_buckets(some) for part in parts for some in part.alternatives(Is.BUCKETS)):
         if buckets and merged:  # pods of another version: by the bounds that both have
             merged = {bound: merged[bound] + buckets[bound] for bound in merged.keys() & buckets.keys()}
         else:
@@ -70,10 +71,10 @@ def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
     return quantile(QUANTILES.get(stat, 0.95), ScrapedHistogram(buckets=merged))
 
 
-def _buckets(part: _Part) -> dict[float, float]:
+def _buckets(items: Iterable[Labelled]) -> dict[float, float]:
     """Growth by bound. Servers write bounds as they were exposed, or as numbers of their own ("1" or "1.0")."""
     found: dict[float, float] = {}
-    for item in part.of(Is.BUCKETS):
+    for item in items:
         with contextlib.suppress(ValueError):
             bound = float(dict(item.labels).get("le", ""))
             found[bound] = found.get(bound, 0.0) + item.value

@@ -350,20 +350,27 @@ class _Builder:
     def _gauges(self) -> list[str]:
         over = "avg_over_time" if self.wanted.stat is Stat.MEAN else "last_over_time"
         found = []
-        for place, group in enumerate(self.wanted.alternatives):
-            if group[0].name not in self.held:
-                continue
+        for place, group, others in self._held(self.wanted.alternatives):
             engines = "avg" if group[0].over is Over.MEAN else "sum"
             read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self._series(group[0]))
-            found.append(_labelled(f"{engines} by ({self.process}) ({read})", Is.VALUE, place))
+            found.append(_labelled(f"{engines} by ({self.process}) ({_grouped(read, others)})", Is.VALUE, place))
         return found
 
     def _sums(self, what: Is, groups: Groups, suffix: str = "", by: str = "") -> list[str]:
         return [
-            _labelled(f"sum{by}({self._growth(group[0], suffix)})", what, place)
-            for place, group in enumerate(groups)
-            if f"{group[0].name}{suffix}" in self.held
+            _labelled(f"sum{by}({_grouped(self._growth(group[0], suffix), others)})", what, place)
+            for place, group, others in self._held(groups, suffix)
         ]
+
+    def _held(self, groups: Groups, suffix: str = "") -> Iterator[tuple[int, tuple[Selector, ...], str]]:
+        """The alternatives that some pods have, with what leaves out those of a process that has an earlier one."""
+        earlier: list[str] = []
+        for place, group in enumerate(groups):
+            if (name := f"{group[0].name}{suffix}") not in self.held:
+                continue
+            shown = (f"last_over_time({one}{{{part.pods}}}[{part.seconds}s])" for one in earlier for part in self.parts)
+            yield place, group, f" unless on ({self.process}) ({' or '.join(shown)})" if earlier else ""
+            earlier.append(name)
 
     def _series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
         """One selector per part."""
@@ -394,6 +401,11 @@ class _Builder:
         step = min(max(1, part.seconds // _LOOKS), _LONGEST_STEP)
         within = f"timestamp({one}) > {self.at - part.seconds:.3f}"
         return f"min_over_time(({within})[{part.seconds}s:{step}s])"
+
+
+def _grouped(read: str, but: str) -> str:
+    """``unless`` binds closer than ``or``."""
+    return f"({read}){but}" if but else read
 
 
 def _labelled(query: str, what: Is, place: int) -> str:
