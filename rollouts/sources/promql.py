@@ -72,6 +72,7 @@ class Is(StrEnum):
     SUM = "sum"
     COUNT = "count"
     BUCKETS = "buckets"
+    BOUNDS = "bounds"
     OF = "of"
     FINISHED = "finished"
 
@@ -190,7 +191,9 @@ _Named = dict[tuple[str | None, str], list[ScrapeTarget]]
 """The processes of pods by scrape job and name, the pods that were warmed up last first."""
 
 
-def _divided(where: PodSelection, at: datetime, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
+def _divided(
+    where: PodSelection, at: datetime, written: Callable[[PodSelection], list[str]]
+) -> list[Queries]:
     """One query of all that is to be asked, or as many as it takes, each of some of the pods, until none is too long.
 
     ``written`` are the series that are asked for; none where nothing is. What a query says of pods of one age it says
@@ -209,7 +212,9 @@ def _halved(where: PodSelection, pods: _Named, written: Callable[[PodSelection],
         return [_joined(asked)] if asked else []
     names = list(pods)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
-    return [found for half in halves for found in _halved(where, {name: pods[name] for name in half}, written)]
+    return [
+        found for half in halves for found in _halved(where, {name: pods[name] for name in half}, written)
+    ]
 
 
 def _joined(asked: Iterable[str]) -> Queries:
@@ -260,9 +265,7 @@ def job_queries(names: Iterable[str], where: PodSelection, at: datetime) -> list
     return _divided(where, at, written)
 
 
-def name_queries(
-    names: Iterable[str], window: timedelta, where: PodSelection, at: datetime
-) -> list[Queries]:
+def name_queries(names: Iterable[str], window: timedelta, where: PodSelection, at: datetime) -> list[Queries]:
     """How many series the pods had in a window of each of these names, and of those that every process has.
 
     A name that nobody has shown since a restart may have been shown before.
@@ -329,7 +332,7 @@ class _Builder:
             found += self._sums(Is.SUM, wanted.alternatives, "_sum")
             found += self._sums(Is.COUNT, wanted.alternatives, "_count")
         else:
-            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ")
+            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ") + self._bounds()
         return found
 
     @property
@@ -353,7 +356,9 @@ class _Builder:
         for place, group, others in self._held(self.wanted.alternatives):
             engines = "avg" if group[0].over is Over.MEAN else "sum"
             read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self._series(group[0]))
-            found.append(_labelled(f"{engines} by ({self.process}) ({_grouped(read, others)})", Is.VALUE, place))
+            found.append(
+                _labelled(f"{engines} by ({self.process}) ({_grouped(read, others)})", Is.VALUE, place)
+            )
         return found
 
     def _sums(self, what: Is, groups: Groups, suffix: str = "", by: str = "") -> list[str]:
@@ -362,13 +367,26 @@ class _Builder:
             for place, group, others in self._held(groups, suffix)
         ]
 
+    def _bounds(self) -> list[str]:
+        """How many histograms have each bound: growth by bounds that some lack is that of the others."""
+        found = []
+        for place, group, others in self._held(self.wanted.alternatives, "_bucket"):
+            series = self._series(group[0], "_bucket")
+            read = " or ".join(f"last_over_time({one}[{part.seconds}s])" for part, one in series)
+            found.append(_labelled(f"count by (le) ({_grouped(read, others)})", Is.BOUNDS, place))
+        return found
+
     def _held(self, groups: Groups, suffix: str = "") -> Iterator[tuple[int, tuple[Selector, ...], str]]:
         """The alternatives that some pods have, with what leaves out those of a process that has an earlier one."""
         earlier: list[str] = []
         for place, group in enumerate(groups):
             if (name := f"{group[0].name}{suffix}") not in self.held:
                 continue
-            shown = (f"last_over_time({one}{{{part.pods}}}[{part.seconds}s])" for one in earlier for part in self.parts)
+            shown = (
+                f"last_over_time({one}{{{part.pods}}}[{part.seconds}s])"
+                for one in earlier
+                for part in self.parts
+            )
             yield place, group, f" unless on ({self.process}) ({' or '.join(shown)})" if earlier else ""
             earlier.append(name)
 
@@ -385,13 +403,16 @@ class _Builder:
         samples, restarted = f"count_over_time({one}{window})", f"resets({one}{window}) > 0"
         stayed = f" or {samples} > 1 and {one} offset {part.seconds}s"
         grown = f"increase({one}{window}) and ({restarted}{'' if part.cut else stayed})"
-        above = f"(last_over_time({one}{window}) - min_over_time({one}{window})) * (1 + 1 / ({samples} - 1 > 0))"
+        above = (
+            f"(last_over_time({one}{window}) - min_over_time({one}{window})) * (1 + 1 / ({samples} - 1 > 0))"
+        )
         return f"({grown}) or ({self._born(part, one)}) or {above}"
 
     def _born(self, part: _Part, one: str) -> str:
         """Series that came later than the first scrape of their process: what they show has come since."""
         process = " or ".join(
-            f"max by ({self.process}) ({self._first(part, f'{name}{{{part.pods}}}')})" for name in self._always
+            f"max by ({self.process}) ({self._first(part, f'{name}{{{part.pods}}}')})"
+            for name in self._always
         )
         later = f"{self._first(part, one)} > on ({self.process}) group_left () ({process})"
         return f"last_over_time({one}[{part.seconds}s]) and {later}"

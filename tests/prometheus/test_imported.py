@@ -98,7 +98,7 @@ class Exposing:
             ("process_start_time_seconds", own): lambda _: 1.0,
             ("vllm:num_requests_running", own + ',model_name="m"'): lambda _: 2.0,
         }
-        counters = self._sglang(own) if self.engine == "sglang" else self._vllm(own)
+        counters = {"vllm": self._vllm, "v0": self._v0, "sglang": self._sglang}[self.engine](own)
         for (name, labels), shown in [*always.items(), *counters.items()]:
             for at in moments:
                 value = shown(at)
@@ -112,12 +112,18 @@ class Exposing:
             ("http_requests_total", http + ',status="2xx"'): self.ok,
             ("http_requests_total", http + ',status="5xx"'): self.errors,
             **{
-                ("ttft_bucket", f'{own},le="{bound}"'): lambda at, share=share: _times(self.ok(at), share)
+                ("vllm:time_to_first_token_seconds_bucket", f'{own},le="{bound}"'): lambda at, share=share: (
+                    _times(self.ok(at), share)
+                )
                 for bound, share in shares
             },
-            ("ttft_sum", own): lambda at: _times(self.ok(at), 0.3),
-            ("ttft_count", own): self.ok,
+            ("vllm:time_to_first_token_seconds_sum", own): lambda at: _times(self.ok(at), 0.3),
+            ("vllm:time_to_first_token_seconds_count", own): self.ok,
         }
+
+    def _v0(self, own: str) -> Mapping[tuple[str, str], Told]:
+        """Of a version, or behind a middleware, without counters of HTTP."""
+        return {("vllm:request_success_total", own + ',finished_reason="stop"'): self.ok}
 
     def _sglang(self, own: str) -> Mapping[tuple[str, str], Told]:
         names = {"sglang:num_requests_total": self.ok, "sglang:num_aborted_requests_total": self.errors}
@@ -339,6 +345,9 @@ CASES = {
         errors=7,
         requests=300 + 180 + 7,
     ),
+    "pods whose counters have other names": Case(
+        pods=(OLD, Exposing(name="other", ok=growing(9.0), engine="v0")), errors=0, requests=300 + 2700
+    ),
     "the first errors after a warm-up": Case(
         pods=(Exposing(name="warm", warmed=-400, errors=counter((-100, 7), since=-100)),),
         errors=7,
@@ -352,8 +361,18 @@ SHIFTS = (0.5, 1.0, 6.0, 21.0)
 versions of Prometheus, and counts as one more."""
 
 
+BOUNDS = {
+    "written in two ways": (("1.0", "2", "+Inf"), ("1", "2", "+Inf"), 1.0),
+    "of another version": (("0.1", "1", "+Inf"), ("0.9", "1", "+Inf"), 0.5),
+}
+"""Bounds of two pods, and the median of them by those that both have."""
+
+
 def _samples() -> Iterator[tuple[str, str, float, float]]:
     """All cases, each in a namespace of its own for each shift."""
+    for name, (some, others, _) in BOUNDS.items():
+        for pod, bounds in (("some", some), ("others", others)):
+            yield from Exposing(name=pod, bounds=bounds).lines(name)
     for number, case in enumerate(CASES.values()):
         for shift in SHIFTS:
             for pod in case.pods:
@@ -399,6 +418,14 @@ async def _misjudged(server: Prometheus, folder: Path) -> list[tuple[str, float,
             errors = pytest.approx(case.errors, abs=case.within, nan_ok=True)
             if found != (errors, pytest.approx(case.requests, rel=0.15, nan_ok=True)):
                 wrong.append((name, shift, found))
+        await source.close()
+    for name, (_, _, median) in BOUNDS.items():
+        pods = [ScrapeTarget(pod=pod, ip="10.0.0.1", port=8000) for pod in ("some", "others")]
+        source = PrometheusSource("p", PrometheusConfig(url=server.url), lambda *_, t=pods: t)
+        told = await source.measure(spec("ttft", stat=Stat.P50), place("canary", name), at)
+        assert isinstance(told, float)
+        if told != pytest.approx(median, rel=0.05):
+            wrong.append((name, 0.0, (told, math.nan)))
         await source.close()
     return wrong
 
