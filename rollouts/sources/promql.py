@@ -414,7 +414,8 @@ class _Builder:
             f"max by ({self.process}) ({self._first(part, f'{name}{{{part.pods}}}')})"
             for name in self._always
         )
-        later = f"{self._first(part, one)} > on ({self.process}) group_left () ({process})"
+        first = f"({self._first(part, one)} or timestamp({one}))"  # too new for a look to have seen it
+        later = f"{first} > on ({self.process}) group_left () ({process})"
         return f"last_over_time({one}[{part.seconds}s]) and {later}"
 
     def _first(self, part: _Part, one: str) -> str:

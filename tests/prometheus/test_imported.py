@@ -345,6 +345,14 @@ CASES = {
         errors=7,
         requests=300 + 180 + 7,
     ),
+    "errors of the last scrape": Case(
+        pods=(Exposing(name="old", errors=counter((-29, 7), since=-29)),), errors=7, requests=307
+    ),
+    "errors of the last scrape, after a warm-up": Case(
+        pods=(Exposing(name="warm", warmed=-400, errors=counter((-29, 7), since=-29)),),
+        errors=7,
+        requests=307,
+    ),
     "pods whose counters have other names": Case(
         pods=(OLD, Exposing(name="other", ok=growing(9.0), engine="v0")), errors=0, requests=300 + 2700
     ),
@@ -357,8 +365,8 @@ CASES = {
 
 
 SHIFTS = (0.5, 1.0, 6.0, 21.0)
-"""Seconds from a scrape to the moment that is asked about. Not 0: a sample of the very beginning is in the window in some
-versions of Prometheus, and counts as one more."""
+"""Seconds from a scrape to the moment that is asked about. Not 0: in some versions of Prometheus a sample of the very
+beginning is in the window, and counts as one more."""
 
 
 BOUNDS = {
