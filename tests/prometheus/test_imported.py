@@ -34,8 +34,10 @@ from tests.prometheus.test_prometheus import place, targets
 
 EVERY = 30
 WINDOW = 300
-AT = math.floor(time.time() / 60) * 60 - 600
-"""A moment of which all samples are there, and none is so young that a server hides it."""
+AT = math.floor(time.time() / 60) * 60 - 597
+"""A moment of which all samples are there, and none is so young that a server hides it; and none at which a server
+looks that does so at whole multiples of a step.
+"""
 Told = Callable[[float], float | None]
 
 
@@ -495,6 +497,15 @@ def _counted(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _births_by_looks_alone(patch: pytest.MonkeyPatch) -> None:
+    real = promql._Builder._born
+    patch.setattr(
+        promql._Builder,
+        "_born",
+        lambda self, part, one: real(self, part, one).replace(f" or timestamp({one})", ""),
+    )
+
+
 PART = promql._Part("", 9, whole=True, cut=False)
 STATISTIC = PROMETHEUS_OFFER.statistic(spec("requests"))
 PLANTED = {
@@ -506,6 +517,7 @@ PLANTED = {
     "the rest of a window left out": _rewritten("* (1 + 1 / (count_over_time(one[9s]) - 1 > 0))", ""),
     "names of the present only": _names_of_now,
     "births by counts": _counted,
+    "births of the last scrape": _births_by_looks_alone,
 }
 
 
