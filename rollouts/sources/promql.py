@@ -6,12 +6,13 @@ process that was there before, began at 0: ``increase`` would leave that first v
 
 ``increase`` is one thing in Prometheus, which reads what is in the window and extrapolates, and another in
 VictoriaMetrics, which begins at the sample before the window, and at 0 where there is none and the first value is
-small. They agree about a series that was there when the window began, and it is asked about no other: whatever came
-later has grown by what it shows above its first sample in the window.
+small. They agree, within what one scrape brings, about a series that was there when the window began, and about one
+that restarted in it. Any other has grown by what it shows above its first sample, and a share more for the time
+before that and after its last. One sample in a window says nothing on any server.
 
 Of a pod that was warmed up within the window what came after counts, as in the pods source: its ranges begin there.
-``offset`` and ``increase`` would find a sample from before, since a server looks back, so such a pod's samples are
-counted instead.
+``offset`` and ``increase`` would find a sample from before, since a server looks back, so such a pod is none that was
+there.
 
 Servers bound queries (VictoriaMetrics 16 KiB by default), so the pods are asked about in as many as it takes, and
 sums are answered, which ``answers`` adds up.
@@ -383,7 +384,7 @@ class _Builder:
             if (name := f"{group[0].name}{suffix}") not in self.held:
                 continue
             shown = (
-                f"last_over_time({one}{{{part.pods}}}[{part.seconds}s])"
+                f"last_over_time({_named(one, part.pods)}[{part.seconds}s])"
                 for one in earlier
                 for part in self.parts
             )
@@ -392,8 +393,8 @@ class _Builder:
 
     def _series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
         """One selector per part."""
-        own = _labels(selector)
-        return [(part, f"{selector.name}{suffix}{{{','.join([part.pods, *own])}}}") for part in self.parts]
+        own, name = _labels(selector), f"{selector.name}{suffix}"
+        return [(part, _named(name, ",".join([part.pods, *own]))) for part in self.parts]
 
     def _growth(self, selector: Selector, suffix: str = "") -> str:
         return " or ".join(self._grown(part, one) for part, one in self._series(selector, suffix))
@@ -411,8 +412,7 @@ class _Builder:
     def _born(self, part: _Part, one: str) -> str:
         """Series that came later than the first scrape of their process: what they show has come since."""
         process = " or ".join(
-            f"max by ({self.process}) ({self._first(part, f'{name}{{{part.pods}}}')})"
-            for name in self._always
+            f"max by ({self.process}) ({self._first(part, _named(name, part.pods))})" for name in self._always
         )
         first = f"({self._first(part, one)} or timestamp({one}))"  # too new for a look to have seen it
         later = f"{first} > on ({self.process}) group_left () ({process})"
@@ -423,6 +423,13 @@ class _Builder:
         step = min(max(1, part.seconds // _LOOKS), _LONGEST_STEP)
         within = f"timestamp({one}) > {self.at - part.seconds:.3f}"
         return f"min_over_time(({within})[{part.seconds}s:{step}s])"
+
+
+def _named(name: str, matchers: str) -> str:
+    """A selector. Names may hold whatever UTF-8 does, and stand for themselves where they hold letters only."""
+    if re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name):
+        return f"{name}{{{matchers}}}"
+    return f'{{__name__="{_escape(name)}",{matchers}}}'
 
 
 def _grouped(read: str, but: str) -> str:

@@ -91,7 +91,7 @@ SAID: dict[str, tuple[Answer, list[tuple[Level, str]]]] = {
         [
             (Level.FINE, ""),
             (Level.FINE, "15 s apart"),
-            (Level.BAD, "holds targets of namespace models 2 times"),
+            (Level.WARN, "holds targets of namespace models 2 times"),
         ],
     ),
     "nothing of the namespace": (
