@@ -55,7 +55,7 @@ _SETTLES = 5.0
 """Seconds after a warm-up: clocks of two machines differ, and counters are written after the answer."""
 _CUTS = 8
 """Lengths to which windows are cut, at most: a query is no longer for a pod that came at a moment of its own."""
-_LOOKS = 60
+_LOOKS = 20
 _LONGEST_STEP = 15
 """Seconds, at most, from one look for the first sample of a series to the next: a window has ``_LOOKS`` of them."""
 LONGEST_QUERY = 15_000
