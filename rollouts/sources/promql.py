@@ -419,10 +419,11 @@ class _Builder:
         return f"last_over_time({one}[{part.seconds}s]) and {later}"
 
     def _first(self, part: _Part, one: str) -> str:
-        """The moments of the first samples within the window, and not of those that a server looks back to."""
+        """The moments of first samples; where the window is cut, of those within it, although servers look back."""
         step = min(max(1, part.seconds // _LOOKS), _LONGEST_STEP)
-        within = f"timestamp({one}) > {self.at - part.seconds:.3f}"
-        return f"min_over_time(({within})[{part.seconds}s:{step}s])"
+        seen = f"timestamp({one})"
+        seen = f"({seen} > {self.at - part.seconds:.3f})" if part.cut else seen
+        return f"min_over_time({seen}[{part.seconds}s:{step}s])"
 
 
 def _named(name: str, matchers: str) -> str:
