@@ -33,8 +33,22 @@ def source_checks(sources: Mapping[str, str], namespace: str) -> Iterator[Check]
             yield _newest(name, url, namespace)
             yield from _twice(name, url, namespace)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            why = getattr(error, "reason", None) or type(error).__name__
-            yield bad(f"source {name}: {url} does not answer a query: {why}", "correct the URL of --source")
+            yield _silent(name, url, error)
+
+
+class _Refused(ValueError):
+    """A status that is no answer."""
+
+
+def _silent(name: str, url: str, error: Exception) -> Check:
+    if isinstance(error, _Refused):
+        return bad(
+            f"source {name}: {url} does not answer a query: {error}",
+            "correct the URL of --source; doctor sends no credentials: give it an address that asks for none, as of "
+            "a port-forward",
+        )
+    why = getattr(error, "reason", None) or type(error).__name__
+    return bad(f"source {name}: {url} does not answer a query: {why}", "correct the URL of --source")
 
 
 def _moment(name: str, url: str) -> Check:
@@ -75,9 +89,10 @@ def _newest(name: str, url: str, namespace: str) -> Check:
 
 def _twice(name: str, url: str, namespace: str) -> Iterator[Check]:
     """Several replicas of a scraper, whose samples the store does not deduplicate: one ``up`` each of a target."""
-    kept = _asked(url, f'max(count by (job, instance) (up{{namespace="{namespace}"}}))', nocache="1")
+    targets = f'count by (job, instance, namespace, pod) (up{{namespace="{namespace}"}})'
+    kept = _asked(url, f"max({targets})", nocache="1")
     if kept > 1:
-        yield bad(
+        yield warn(
             f"source {name}: it holds targets of namespace {namespace} {kept:.0f} times, by labels of several "
             "scrapers: every request counts as often",
             "let it deduplicate: -dedup.minScrapeInterval of VictoriaMetrics with equal labels, replica labels of "
@@ -94,7 +109,7 @@ def _asked(url: str, query: str, **more: str) -> float:
             result = json.loads(answer.read(_LONGEST))["data"]["result"]
     except urllib.error.HTTPError as error:
         with error:
-            raise ValueError(f"HTTP {error.code}") from None
+            raise _Refused(f"HTTP {error.code}") from None
     if not result:
         return math.nan
     value = result[1] if not isinstance(result[0], Mapping) else result[0]["value"][1]

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from string import digits
 
 from rollouts.analysis.exposition import ScrapedHistogram
 from rollouts.analysis.offers import QUANTILES, Statistic
@@ -44,11 +43,14 @@ class _Part:
         for item in answer:
             self._items.setdefault(dict(item.labels).get(IS, ""), []).append(item)
 
+    def alternatives(self, what: Is) -> dict[str, list[Labelled]]:
+        """The samples by the place of the alternative that they are of: each is about other processes."""
+        named = ((name.removeprefix(what), items) for name, items in self._items.items())
+        return {place: items for place, items in named if place.isdecimal()}
+
     def of(self, what: Is) -> list[Labelled]:
-        """The samples of the first alternative that these pods have."""
-        alternatives = (name for name in self._items if name.rstrip(digits) == what)
-        first = min(alternatives, key=lambda name: int(name.removeprefix(what)), default="")
-        return self._items.get(first, []) if first else []
+        """All samples."""
+        return [item for items in self.alternatives(what).values() for item in items]
 
 
 def _total(parts: Iterable[_Part], what: Is) -> float | None:
@@ -61,8 +63,7 @@ def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
         count = _total(parts, Is.COUNT)
         return (_total(parts, Is.SUM) or 0.0) / count if count else math.nan
     merged: dict[float, float] = {}
-    for part in parts:
-        buckets = dict(_buckets(part))
+    for buckets in (found for part in parts for found in _histograms(part)):
         if buckets and merged:  # pods of another version: by the bounds that both have
             merged = {bound: merged[bound] + buckets[bound] for bound in merged.keys() & buckets.keys()}
         else:
@@ -70,8 +71,19 @@ def _histogram(stat: Stat, parts: Sequence[_Part]) -> float:
     return quantile(QUANTILES.get(stat, 0.95), ScrapedHistogram(buckets=merged))
 
 
-def _buckets(part: _Part) -> Iterator[tuple[float, float]]:
-    """Growth by bound. Servers write bounds as they were exposed, or as numbers of their own ("1" or "1.0")."""
-    for item in part.of(Is.BUCKETS):
+def _histograms(part: _Part) -> Iterator[dict[float, float]]:
+    """Growth by bound, of each alternative, by the bounds that all of its pods have."""
+    for place, items in part.alternatives(Is.BUCKETS).items():
+        counts = _by_bound(part.alternatives(Is.BOUNDS).get(place, ()))
+        most = max(counts.values(), default=0.0)
+        yield {bound: grown for bound, grown in _by_bound(items).items() if counts.get(bound) == most}
+
+
+def _by_bound(items: Iterable[Labelled]) -> dict[float, float]:
+    """Servers write bounds as they were exposed, or as numbers of their own ("1" or "1.0")."""
+    found: dict[float, float] = {}
+    for item in items:
         with contextlib.suppress(ValueError):
-            yield float(dict(item.labels).get("le", "")), item.value
+            bound = float(dict(item.labels).get("le", ""))
+            found[bound] = found.get(bound, 0.0) + item.value
+    return found

@@ -16,12 +16,12 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from prometheus_api_client import PrometheusConnect
@@ -131,6 +131,7 @@ _MOST_LATE = 300.0
 """Seconds before now that a server may answer for."""
 
 _MAX_JOBS = 20_000
+_Told = TypeVar("_Told")
 
 
 class BoundedJobs(dict[tuple[str, str], str]):
@@ -239,10 +240,10 @@ class PrometheusSource:
         """The series that are answered about some of the pods each, to queries of our own."""
 
         async def about_some(queries: Queries) -> list[Labelled]:
-            told = await asyncio.gather(*(self._query(one, at, _MAX_RAW, namespace) for one in queries))
+            told = await _all(self._query(one, at, _MAX_RAW, namespace) for one in queries)
             return [item for answer in told if isinstance(answer, tuple) for item in answer]
 
-        return await asyncio.gather(*map(about_some, asked))
+        return await _all(map(about_some, asked))
 
     async def _series(self, asked: Iterable[Queries], at: datetime, namespace: str) -> list[Labelled]:
         return [item for some in await self._answers(asked, at, namespace) for item in some]
@@ -252,6 +253,7 @@ class PrometheusSource:
         async with self._slots.hold(namespace):
             loop = asyncio.get_running_loop()
             call = loop.run_in_executor(self._pool, self._ask, session, promql, at)
+            call.add_done_callback(_heard)
             try:
                 async with asyncio.timeout(self._config.timeout):
                     data = await asyncio.shield(call)
@@ -322,10 +324,8 @@ class PrometheusSource:
             return math.nan
         at = await self._answered(endpoints, at, spec.window.total_seconds(), place.namespace)
         where = self._where(place, ((None, tuple(endpoints)),))
-        jobs, names = await asyncio.gather(
-            self._series(job_queries(wanted.names, where), at, place.namespace),
-            self._series(name_queries(wanted.names, where), at, place.namespace),
-        )
+        questions = job_queries(wanted.names, where, at), name_queries(wanted.names, spec.window, where, at)
+        jobs, names = await _all(self._series(asked, at, place.namespace) for asked in questions)
         per_job, scraped = chosen_jobs(jobs, where, endpoints)
         self._demand_whole_pods(endpoints, scraped)
         if not per_job:
@@ -393,7 +393,7 @@ class PrometheusSource:
             return {}
         chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
         pages: dict[str, RawPod] = {}
-        for found in await asyncio.gather(*(self._page(names, place, chunk, at) for chunk in chunks)):
+        for found in await _all(self._page(names, place, chunk, at) for chunk in chunks):
             pages |= found
         scraped = Counter(one.owner for one in endpoints if one.pod in pages)
         fresh = [one for one in endpoints if users_seconds(one, at) < LOOKBACK]
@@ -447,6 +447,22 @@ class PrometheusSource:
     async def close(self) -> None:
         """See ``Source.close``."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, _Told]]) -> list[_Told]:
+    """What all of them tell; the first one that fails ends the others, since a part of an answer is none."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _heard(call: asyncio.Future[Any]) -> None:
+    """Of a request that nobody waits for any longer nothing is logged: it was cut."""
+    if not call.cancelled():
+        call.exception()
 
 
 # --- answers ---------------------------------------------------------------------------------------

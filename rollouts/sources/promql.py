@@ -6,12 +6,13 @@ process that was there before, began at 0: ``increase`` would leave that first v
 
 ``increase`` is one thing in Prometheus, which reads what is in the window and extrapolates, and another in
 VictoriaMetrics, which begins at the sample before the window, and at 0 where there is none and the first value is
-small. They agree about a series that was there when the window began, and it is asked about no other: whatever came
-later has grown by what it shows above its first sample in the window.
+small. They agree, within what one scrape brings, about a series that was there when the window began, and about one
+that restarted in it. Any other has grown by what it shows above its first sample, and a share more for the time
+before that and after its last. One sample in a window says nothing on any server.
 
 Of a pod that was warmed up within the window what came after counts, as in the pods source: its ranges begin there.
-``offset`` and ``increase`` would find a sample from before, since a server looks back, so such a pod's samples are
-counted instead.
+``offset`` and ``increase`` would find a sample from before, since a server looks back, so such a pod is none that was
+there.
 
 Servers bound queries (VictoriaMetrics 16 KiB by default), so the pods are asked about in as many as it takes, and
 sums are answered, which ``answers`` adds up.
@@ -54,6 +55,9 @@ _SETTLES = 5.0
 """Seconds after a warm-up: clocks of two machines differ, and counters are written after the answer."""
 _CUTS = 8
 """Lengths to which windows are cut, at most: a query is no longer for a pod that came at a moment of its own."""
+_LOOKS = 20
+_LONGEST_STEP = 15
+"""Seconds, at most, from one look for the first sample of a series to the next: a window has ``_LOOKS`` of them."""
 LONGEST_QUERY = 15_000
 """Bytes of a query of several pods: ``-search.maxQueryLen`` of VictoriaMetrics is 16 KiB."""
 
@@ -69,6 +73,7 @@ class Is(StrEnum):
     SUM = "sum"
     COUNT = "count"
     BUCKETS = "buckets"
+    BOUNDS = "bounds"
     OF = "of"
     FINISHED = "finished"
 
@@ -183,34 +188,58 @@ def _any_name(names: Iterable[str]) -> str:
 
 Queries = tuple[str, ...]
 """Queries whose answers together are the answer about some pods."""
+_Named = dict[tuple[str | None, str], list[ScrapeTarget]]
+"""The processes of pods by scrape job and name, the pods that were warmed up last first."""
 
 
-def _divided(where: PodSelection, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
+def _divided(
+    where: PodSelection, at: datetime, written: Callable[[PodSelection], list[str]]
+) -> list[Queries]:
     """One query of all that is to be asked, or as many as it takes, each of some of the pods, until none is too long.
 
-    ``written`` are the series that are asked for; none where nothing is.
+    ``written`` are the series that are asked for; none where nothing is. What a query says of pods of one age it says
+    once, so those stay together; and so do the processes of a pod, which have one name.
     """
-    asked = written(where)
-    query = " or ".join(asked)
-    if len(query.encode()) <= LONGEST_QUERY:
-        return [(query,)] if query else []
-    pods = [(job, endpoint) for job, endpoints in where.per_job for endpoint in endpoints]
-    if len(pods) == 1:
-        return [tuple(asked)]
-    halves = pods[: len(pods) // 2], pods[len(pods) // 2 :]
-    return [found for half in halves for found in _divided(replace(where, per_job=_by_job(half)), written)]
+    pods: dict[tuple[str | None, str], list[ScrapeTarget]] = {}
+    for job, endpoints in where.per_job:
+        for endpoint in sorted(endpoints, key=lambda one: (users_seconds(one, at), where.name(one))):
+            pods.setdefault((job, where.name(endpoint)), []).append(endpoint)
+    return _halved(where, pods, written)
 
 
-def _by_job(pods: Iterable[tuple[str | None, ScrapeTarget]]) -> PerJob:
+def _halved(where: PodSelection, pods: _Named, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
+    asked = written(replace(where, per_job=_by_job(pods)))
+    if len(pods) <= 1 or all(len(one.encode()) <= LONGEST_QUERY for one in asked):
+        return [_joined(asked)] if asked else []
+    names = list(pods)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    return [
+        found for half in halves for found in _halved(where, {name: pods[name] for name in half}, written)
+    ]
+
+
+def _joined(asked: Iterable[str]) -> Queries:
+    """As few queries as hold all that is asked for."""
+    found: list[str] = []
+    for one in asked:
+        longer = f"{found[-1]} or {one}" if found else one
+        if found and len(longer.encode()) <= LONGEST_QUERY:
+            found[-1] = longer
+        else:
+            found.append(one)
+    return tuple(found)
+
+
+def _by_job(pods: _Named) -> PerJob:
     found: dict[str | None, list[ScrapeTarget]] = {}
-    for job, endpoint in pods:
-        found.setdefault(job, []).append(endpoint)
+    for (job, _), endpoints in pods.items():
+        found.setdefault(job, []).extend(endpoints)
     return tuple((job, tuple(endpoints)) for job, endpoints in found.items())
 
 
 def raw_queries(names: frozenset[str], where: PodSelection, at: datetime) -> list[Queries]:
     """Every wanted series of the pods, histograms by their three parts; of pods just warmed up, what is of users."""
-    return _divided(where, lambda some: _raw(names, some, at))
+    return _divided(where, at, lambda some: _raw(names, some, at))
 
 
 def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
@@ -226,7 +255,7 @@ def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
     return found
 
 
-def job_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
+def job_queries(names: Iterable[str], where: PodSelection, at: datetime) -> list[Queries]:
     """How many of the wanted series each scrape job holds of each process."""
     wanted = tuple(names)
 
@@ -234,18 +263,25 @@ def job_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
         series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
         return [f"count by (job, {some.process}) ({series})"]
 
-    return _divided(where, written)
+    return _divided(where, at, written)
 
 
-def name_queries(names: Iterable[str], where: PodSelection) -> list[Queries]:
-    """How many series the pods have of each of these names, and of those that every process has."""
-    wanted = {*names, *_ALWAYS}
+def name_queries(names: Iterable[str], window: timedelta, where: PodSelection, at: datetime) -> list[Queries]:
+    """How many series the pods had in a window of each of these names, and of those that every process has.
+
+    A name that nobody has shown since a restart may have been shown before.
+    """
+    wanted, within = {*names, *_ALWAYS}, f"[{_seconds(window)}s]"
 
     def written(some: PodSelection) -> list[str]:
-        series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
-        return [f"count by (__name__) ({series})"]
+        series = (f"{{{_any_name(wanted)},{some.matchers(*part)}}}{within}" for part in some.per_job)
+        return [f"count by (__name__) ({' or '.join(f'last_over_time({one})' for one in series)})"]
 
-    return _divided(where, written)
+    return _divided(where, at, written)
+
+
+def _seconds(window: timedelta) -> int:
+    return max(1, round(window.total_seconds()))
 
 
 def measure_queries(
@@ -256,15 +292,16 @@ def measure_queries(
     None where it is known without asking that the answer is no data, since all pods were warmed up later than the
     window began.
     """
-    seconds, last = max(1, round(window.total_seconds())), is_last(wanted)
+    seconds, last = _seconds(window), is_last(wanted)
     parts = tuple(_parts(where, seconds, at))
     if not parts or not (last or any(part.whole for part in parts)):
         return []
 
     def written(some: PodSelection) -> list[str]:
-        return _Builder(some.process, wanted, held, seconds, tuple(_parts(some, seconds, at))).asked()
+        parts = tuple(_parts(some, seconds, at))
+        return _Builder(some.process, wanted, held, seconds, at.timestamp(), parts).asked()
 
-    return _divided(where, written)
+    return _divided(where, at, written)
 
 
 def is_last(wanted: Statistic) -> bool:
@@ -278,6 +315,7 @@ class _Builder:
     wanted: Statistic
     held: Collection[str]
     window: int
+    at: float
     parts: tuple[_Part, ...]
 
     def asked(self) -> list[str]:
@@ -295,7 +333,7 @@ class _Builder:
             found += self._sums(Is.SUM, wanted.alternatives, "_sum")
             found += self._sums(Is.COUNT, wanted.alternatives, "_count")
         else:
-            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ")
+            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ") + self._bounds()
         return found
 
     @property
@@ -316,42 +354,88 @@ class _Builder:
     def _gauges(self) -> list[str]:
         over = "avg_over_time" if self.wanted.stat is Stat.MEAN else "last_over_time"
         found = []
-        for place, group in enumerate(self.wanted.alternatives):
-            if group[0].name not in self.held:
-                continue
+        for place, group, others in self._held(self.wanted.alternatives):
             engines = "avg" if group[0].over is Over.MEAN else "sum"
             read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self._series(group[0]))
-            found.append(_labelled(f"{engines} by ({self.process}) ({read})", Is.VALUE, place))
+            found.append(
+                _labelled(f"{engines} by ({self.process}) ({_grouped(read, others)})", Is.VALUE, place)
+            )
         return found
 
     def _sums(self, what: Is, groups: Groups, suffix: str = "", by: str = "") -> list[str]:
         return [
-            _labelled(f"sum{by}({self._growth(group[0], suffix)})", what, place)
-            for place, group in enumerate(groups)
-            if f"{group[0].name}{suffix}" in self.held
+            _labelled(f"sum{by}({_grouped(self._growth(group[0], suffix), others)})", what, place)
+            for place, group, others in self._held(groups, suffix)
         ]
+
+    def _bounds(self) -> list[str]:
+        """How many histograms have each bound: growth by bounds that some lack is that of the others."""
+        found = []
+        for place, group, others in self._held(self.wanted.alternatives, "_bucket"):
+            series = self._series(group[0], "_bucket")
+            read = " or ".join(f"last_over_time({one}[{part.seconds}s])" for part, one in series)
+            found.append(_labelled(f"count by (le) ({_grouped(read, others)})", Is.BOUNDS, place))
+        return found
+
+    def _held(self, groups: Groups, suffix: str = "") -> Iterator[tuple[int, tuple[Selector, ...], str]]:
+        """The alternatives that some pods have, with what leaves out those of a process that has an earlier one."""
+        earlier: list[str] = []
+        for place, group in enumerate(groups):
+            if (name := f"{group[0].name}{suffix}") not in self.held:
+                continue
+            shown = (
+                f"last_over_time({_named(one, part.pods)}[{part.seconds}s])"
+                for one in earlier
+                for part in self.parts
+            )
+            yield place, group, f" unless on ({self.process}) ({' or '.join(shown)})" if earlier else ""
+            earlier.append(name)
 
     def _series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
         """One selector per part."""
-        own = _labels(selector)
-        return [(part, f"{selector.name}{suffix}{{{','.join([part.pods, *own])}}}") for part in self.parts]
+        own, name = _labels(selector), f"{selector.name}{suffix}"
+        return [(part, _named(name, ",".join([part.pods, *own]))) for part in self.parts]
 
     def _growth(self, selector: Selector, suffix: str = "") -> str:
         return " or ".join(self._grown(part, one) for part, one in self._series(selector, suffix))
 
     def _grown(self, part: _Part, one: str) -> str:
         window = f"[{part.seconds}s]"
-        stayed = f"(increase({one}{window}) and {one} offset {part.seconds}s) or "
-        came = f"({self._born(part, one)}) or {one} - min_over_time({one}{window})"
-        return came if part.cut else stayed + came
+        samples, restarted = f"count_over_time({one}{window})", f"resets({one}{window}) > 0"
+        stayed = f" or {samples} > 1 and {one} offset {part.seconds}s"
+        grown = f"increase({one}{window}) and ({restarted}{'' if part.cut else stayed})"
+        above = (
+            f"(last_over_time({one}{window}) - min_over_time({one}{window})) * (1 + 1 / ({samples} - 1 > 0))"
+        )
+        return f"({grown}) or ({self._born(part, one)}) or {above}"
 
     def _born(self, part: _Part, one: str) -> str:
-        """Series with fewer samples than their process: they came while it was there, and show what came since."""
-        counts = " or ".join(
-            f"count_over_time({name}{{{part.pods}}}[{part.seconds}s])" for name in self._always
+        """Series that came later than the first scrape of their process: what they show has come since."""
+        process = " or ".join(
+            f"max by ({self.process}) ({self._first(part, _named(name, part.pods))})" for name in self._always
         )
-        fewer = f"< on ({self.process}) group_left () max by ({self.process}) ({counts})"
-        return f"{one} and count_over_time({one}[{part.seconds}s]) {fewer}"
+        first = f"({self._first(part, one)} or timestamp({one}))"  # too new for a look to have seen it
+        later = f"{first} > on ({self.process}) group_left () ({process})"
+        return f"last_over_time({one}[{part.seconds}s]) and {later}"
+
+    def _first(self, part: _Part, one: str) -> str:
+        """The moments of first samples; where the window is cut, of those within it, although servers look back."""
+        step = min(max(1, part.seconds // _LOOKS), _LONGEST_STEP)
+        seen = f"timestamp({one})"
+        seen = f"({seen} > {self.at - part.seconds:.3f})" if part.cut else seen
+        return f"min_over_time({seen}[{part.seconds}s:{step}s])"
+
+
+def _named(name: str, matchers: str) -> str:
+    """A selector. Names may hold whatever UTF-8 does, and stand for themselves where they hold letters only."""
+    if re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name):
+        return f"{name}{{{matchers}}}"
+    return f'{{__name__="{_escape(name)}",{matchers}}}'
+
+
+def _grouped(read: str, but: str) -> str:
+    """``unless`` binds closer than ``or``."""
+    return f"({read}){but}" if but else read
 
 
 def _labelled(query: str, what: Is, place: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import math
 import time
 from asyncio.subprocess import DEVNULL
@@ -20,11 +21,12 @@ import aiohttp
 import pytest
 
 from benchmarks.peers.victoriametrics import VictoriaMetrics
-from rollouts.analysis.types import MeasureKind, MeasureSpec
+from rollouts.analysis.offers import PROMETHEUS_OFFER
+from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 from rollouts.cli.doctor_sources import source_checks
 from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
 from rollouts.lab.vllm.pod import Fleet
-from rollouts.sources import promql
+from rollouts.sources import prometheus, promql
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
@@ -32,8 +34,10 @@ from tests.prometheus.test_prometheus import place, targets
 
 EVERY = 30
 WINDOW = 300
-AT = math.floor(time.time() / 60) * 60 - 600
-"""A moment of which all samples are there, and none is so young that a server hides it."""
+AT = math.floor(time.time() / 60) * 60 - 597
+"""A moment of which all samples are there, and none is so young that a server hides it; and none at which a server
+looks that does so at whole multiples of a step.
+"""
 Told = Callable[[float], float | None]
 
 
@@ -60,36 +64,72 @@ class Exposing:
     ok: Told = field(default=growing(1.0))
     errors: Told = field(default=lambda _: None)
     since: float = -3600.0
+    until: float = 0.0
+    """When its counters are shown last."""
+    every: int = EVERY
     shift: float = 7.0
     warmed: float | None = None
+    ports: tuple[int, ...] = ()
+    """Processes of the pod; empty: it is one, of port 8000."""
+    scrapers: tuple[tuple[str, float], ...] = (("", 0.0),)
+    """More labels, and the seconds by which it scrapes later, of each scraper whose samples are stored."""
+    engine: str = "vllm"
+    bounds: tuple[str, ...] = ("0.1", "1", "+Inf")
+    """Of its histogram: half of the requests are below the first one, all below the second."""
 
     @property
-    def target(self) -> ScrapeTarget:
+    def targets(self) -> Iterator[ScrapeTarget]:
         warmed = None if self.warmed is None else AT + self.warmed
-        return ScrapeTarget(pod=self.name, ip="10.0.0.1", port=8000, warmed=warmed)
+        if not self.ports:
+            yield ScrapeTarget(pod=self.name, ip="10.0.0.1", port=8000, warmed=warmed)
+        for port in self.ports:
+            name = f"{self.name}:{port}"
+            yield ScrapeTarget(pod=name, of=self.name, ip="10.0.0.1", port=port, warmed=warmed)
 
     def lines(self, namespace: str) -> Iterator[tuple[str, str, float, float]]:
         """(Name, labels, value, moment) of each sample."""
-        moments = [at - self.shift for at in range(-3600, 1, EVERY) if at - self.shift >= self.since]
-        own = f'pod="{self.name}",namespace="{namespace}",job="pods",instance="{self.name}:8000"'
-        http = own + ',handler="/v1/completions",method="POST"'
-        series: Mapping[tuple[str, str], Told] = {
+        for port, (labels, late) in itertools.product(self.ports or (8000,), self.scrapers):
+            moments = (at - self.shift + late for at in range(-3600, 1, self.every))
+            own = (
+                f'pod="{self.name}",namespace="{namespace}",job="pods",instance="{self.name}:{port}"{labels}'
+            )
+            yield from self._of_process(own, [at for at in moments if self.since <= at <= 0])
+
+    def _of_process(self, own: str, moments: list[float]) -> Iterator[tuple[str, str, float, float]]:
+        always: Mapping[tuple[str, str], Told] = {
             ("process_start_time_seconds", own): lambda _: 1.0,
             ("vllm:num_requests_running", own + ',model_name="m"'): lambda _: 2.0,
+        }
+        counters = {"vllm": self._vllm, "v0": self._v0, "sglang": self._sglang}[self.engine](own)
+        for (name, labels), shown in [*always.items(), *counters.items()]:
+            for at in moments:
+                value = shown(at)
+                if value is not None and ((name, labels) in always or at <= self.until):
+                    yield name, labels, value, AT + at
+
+    def _vllm(self, own: str) -> Mapping[tuple[str, str], Told]:
+        http = own + ',handler="/v1/completions",method="POST"'
+        shares = zip(self.bounds, (0.5, 1.0, 1.0), strict=True)
+        return {
             ("http_requests_total", http + ',status="2xx"'): self.ok,
             ("http_requests_total", http + ',status="5xx"'): self.errors,
             **{
-                ("ttft_bucket", f'{own},le="{bound}"'): lambda at, share=share: _times(self.ok(at), share)
-                for bound, share in (("0.1", 0.5), ("1", 1.0), ("+Inf", 1.0))
+                ("vllm:time_to_first_token_seconds_bucket", f'{own},le="{bound}"'): lambda at, share=share: (
+                    _times(self.ok(at), share)
+                )
+                for bound, share in shares
             },
-            ("ttft_sum", own): lambda at: _times(self.ok(at), 0.3),
-            ("ttft_count", own): self.ok,
+            ("vllm:time_to_first_token_seconds_sum", own): lambda at: _times(self.ok(at), 0.3),
+            ("vllm:time_to_first_token_seconds_count", own): self.ok,
         }
-        for (name, labels), shown in series.items():
-            for at in moments:
-                value = shown(at)
-                if value is not None:
-                    yield name, labels, value, AT + at
+
+    def _v0(self, own: str) -> Mapping[tuple[str, str], Told]:
+        """Of a version, or behind a middleware, without counters of HTTP."""
+        return {("vllm:request_success_total", own + ',finished_reason="stop"'): self.ok}
+
+    def _sglang(self, own: str) -> Mapping[tuple[str, str], Told]:
+        names = {"sglang:num_requests_total": self.ok, "sglang:num_aborted_requests_total": self.errors}
+        return {(name, own): shown for name, shown in names.items()}
 
 
 def _times(value: float | None, share: float) -> float | None:
@@ -102,8 +142,22 @@ class Case:
     errors: float
     """Of the window's growth, with ``requests`` in all."""
     requests: float
+    within: float = 0.5
+    """Of the errors: what grew between two scrapes may be lost with the first one."""
+    window: int = WINDOW
 
 
+def failing(rate: float, *, since: float, restart: float, after: Told) -> Told:
+    """Grows until the restart, after which something else is shown."""
+    before = growing(rate, since=since)
+    return lambda at: before(at) if at < restart else after(at)
+
+
+def gone(_: float) -> None:
+    """What a labelled series shows until its first event."""
+
+
+TWICE = ((',replica="a"', 0.0), (',replica="b"', -15.0))
 OLD = Exposing(name="old")
 CASES = {
     "steady": Case(pods=(OLD,), errors=0, requests=300),
@@ -126,6 +180,7 @@ CASES = {
             ),
         ),
         errors=2,
+        within=1,
         requests=300 + 2,
     ),
     "a pod that is warmed up, its errors between two scrapes": Case(
@@ -172,15 +227,162 @@ CASES = {
         errors=0,
         requests=70,
     ),
+    "a new pod that fails and restarts": Case(
+        pods=(
+            Exposing(name="old", ok=counter((-3600, 5))),
+            Exposing(
+                name="new",
+                since=-200,
+                ok=failing(1.0, since=-200, restart=-60, after=growing(1.0, since=-60)),
+                errors=failing(0.5, since=-170, restart=-60, after=counter((-60, 0))),
+            ),
+        ),
+        errors=50,
+        within=20,
+        requests=230,
+    ),
+    "a new pod that fails and restarts, its errors gone": Case(
+        pods=(
+            Exposing(name="old", ok=counter((-3600, 5))),
+            Exposing(
+                name="new",
+                since=-200,
+                ok=failing(1.0, since=-200, restart=-60, after=growing(1.0, since=-60)),
+                errors=failing(0.5, since=-200, restart=-60, after=gone),
+            ),
+        ),
+        errors=65,
+        within=15,
+        requests=250,
+    ),
+    "a pod that was warmed up fails and restarts": Case(
+        pods=(
+            Exposing(
+                name="warm",
+                warmed=-400,
+                since=-600,
+                ok=failing(1.0, since=-600, restart=-60, after=growing(1.0, since=-60)),
+                errors=failing(0.5, since=-600, restart=-60, after=counter((-60, 0))),
+            ),
+        ),
+        errors=120,
+        within=15,
+        requests=420,
+    ),
+    "a pod that was warmed up fails and restarts, its errors gone for long": Case(
+        pods=(
+            Exposing(
+                name="warm",
+                warmed=-700,
+                since=-900,
+                ok=failing(1.0, since=-900, restart=-320, after=growing(1.0, since=-320)),
+                errors=failing(0.5, since=-900, restart=-320, after=gone),
+            ),
+        ),
+        window=600,
+        errors=135,
+        within=20,
+        requests=740,
+    ),
+    "a name that nobody shows since all pods restarted": Case(
+        pods=tuple(
+            Exposing(
+                name=name,
+                engine="sglang",
+                ok=failing(1.0, since=-3600, restart=-320, after=growing(1.0, since=-320)),
+                errors=failing(0.5, since=-3600, restart=-320, after=gone),
+            )
+            for name in ("one", "other")
+        ),
+        window=600,
+        errors=280,
+        within=30,
+        requests=1200,
+    ),
+    "pods of several ports": Case(
+        pods=tuple(Exposing(name=name, ports=(8000, 8001, 8002, 8003)) for name in ("one", "other")),
+        errors=0,
+        requests=8 * 300,
+    ),
+    "a window of two scrapes, after a warm-up": Case(
+        pods=(Exposing(name="warm", warmed=-70),), window=60, errors=0, requests=60
+    ),
+    "a window of two scrapes a minute apart, after a warm-up": Case(
+        pods=(Exposing(name="warm", every=60, warmed=-130),), window=120, errors=0, requests=120
+    ),
+    "a window of two scrapes": Case(pods=(OLD,), window=60, errors=0, requests=60),
+    "scrapes a minute apart, after a warm-up": Case(
+        pods=(Exposing(name="warm", every=60, warmed=-400),), errors=0, requests=300
+    ),
+    "a window of one scrape": Case(pods=(OLD,), window=30, errors=math.nan, requests=math.nan),
+    "a window of one scrape, after a warm-up": Case(
+        pods=(Exposing(name="warm", warmed=-40),), window=30, errors=math.nan, requests=math.nan
+    ),
+    "scraped twice, and stored as often": Case(
+        pods=(
+            Exposing(name="old", scrapers=TWICE),
+            Exposing(
+                name="found",
+                since=-130,
+                ok=growing(1.0, first=1000, since=-3600),
+                errors=counter((-3600, 50)),
+                scrapers=TWICE,
+            ),
+        ),
+        errors=0,
+        requests=2 * (300 + 120),
+    ),
+    "scraped twice, after a warm-up": Case(
+        pods=(Exposing(name="warm", warmed=-400, errors=counter((-3600, 50)), scrapers=TWICE),),
+        errors=0,
+        requests=2 * 300,
+    ),
+    "the last samples come late": Case(
+        pods=(Exposing(name="warm", warmed=-400, errors=counter((-3600, 50)), until=-30),),
+        errors=0,
+        requests=270,
+    ),
+    "the first errors of a new pod": Case(
+        pods=(OLD, Exposing(name="new", since=-200, errors=counter((-100, 7), since=-100))),
+        errors=7,
+        requests=300 + 180 + 7,
+    ),
+    "errors of the last scrape": Case(
+        pods=(Exposing(name="old", errors=counter((-29, 7), since=-29)),), errors=7, requests=307
+    ),
+    "errors of the last scrape, after a warm-up": Case(
+        pods=(Exposing(name="warm", warmed=-400, errors=counter((-29, 7), since=-29)),),
+        errors=7,
+        requests=307,
+    ),
+    "pods whose counters have other names": Case(
+        pods=(OLD, Exposing(name="other", ok=growing(9.0), engine="v0")), errors=0, requests=300 + 2700
+    ),
+    "the first errors after a warm-up": Case(
+        pods=(Exposing(name="warm", warmed=-400, errors=counter((-100, 7), since=-100)),),
+        errors=7,
+        requests=307,
+    ),
 }
 
 
-SHIFTS = (0.0, 1.0, 6.0, 21.0)
-"""Seconds from a scrape to the moment that is asked about."""
+SHIFTS = (0.5, 1.0, 6.0, 21.0)
+"""Seconds from a scrape to the moment that is asked about. Not 0: in some versions of Prometheus a sample of the very
+beginning is in the window, and counts as one more."""
+
+
+BOUNDS = {
+    "written in two ways": (("1.0", "2", "+Inf"), ("1", "2", "+Inf"), 1.0),
+    "of another version": (("0.1", "1", "+Inf"), ("0.9", "1", "+Inf"), 0.5),
+}
+"""Bounds of two pods, and the median of them by those that both have."""
 
 
 def _samples() -> Iterator[tuple[str, str, float, float]]:
     """All cases, each in a namespace of its own for each shift."""
+    for name, (some, others, _) in BOUNDS.items():
+        for pod, bounds in (("some", some), ("others", others)):
+            yield from Exposing(name=pod, bounds=bounds).lines(name)
     for number, case in enumerate(CASES.values()):
         for shift in SHIFTS:
             for pod in case.pods:
@@ -205,8 +407,8 @@ async def _load(server: Prometheus, folder: Path) -> None:
     await server.start()
 
 
-def spec(name: str) -> MeasureSpec:
-    return MeasureSpec(kind=MeasureKind.PRESET, name=name, window=timedelta(seconds=WINDOW))
+def spec(name: str, window: int = WINDOW, stat: Stat | None = None) -> MeasureSpec:
+    return MeasureSpec(kind=MeasureKind.PRESET, name=name, window=timedelta(seconds=window), stat=stat)
 
 
 async def _misjudged(server: Prometheus, folder: Path) -> list[tuple[str, float, tuple[float, float]]]:
@@ -214,17 +416,26 @@ async def _misjudged(server: Prometheus, folder: Path) -> list[tuple[str, float,
     await _load(server, folder)
     at, wrong = datetime.fromtimestamp(AT, UTC), []
     for number, (name, case) in enumerate(CASES.items()):
-        targets = [pod.target for pod in case.pods]
+        targets = [target for pod in case.pods for target in pod.targets]
         source = PrometheusSource("p", PrometheusConfig(url=server.url), lambda *_, t=targets: t)
         for shift in SHIFTS:
             where = place("canary", f"{number}-{shift:g}")
-            rate = await source.measure(spec("requests"), where, at)
-            share = await source.measure(spec("error-rate"), where, at)
+            rate = await source.measure(spec("requests", case.window), where, at)
+            share = await source.measure(spec("error-rate", case.window), where, at)
             assert isinstance(rate, float)
             assert isinstance(share, float)
-            found = (share * rate * WINDOW, rate * WINDOW)
-            if found != (pytest.approx(case.errors, abs=0.5), pytest.approx(case.requests, rel=0.15)):
+            found = (share * rate * case.window, rate * case.window)
+            errors = pytest.approx(case.errors, abs=case.within, nan_ok=True)
+            if found != (errors, pytest.approx(case.requests, rel=0.15, nan_ok=True)):
                 wrong.append((name, shift, found))
+        await source.close()
+    for name, (_, _, median) in BOUNDS.items():
+        pods = [ScrapeTarget(pod=pod, ip="10.0.0.1", port=8000) for pod in ("some", "others")]
+        source = PrometheusSource("p", PrometheusConfig(url=server.url), lambda *_, t=pods: t)
+        told = await source.measure(spec("ttft", stat=Stat.P50), place("canary", name), at)
+        assert isinstance(told, float)
+        if told != pytest.approx(median, rel=0.05):
+            wrong.append((name, 0.0, (told, math.nan)))
         await source.close()
     return wrong
 
@@ -256,7 +467,58 @@ def _no_births(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(promql._Builder, "_born", lambda self, part, one: f"{one} unless {one}")
 
 
-PLANTED = {"VictoriaMetrics' increase": _increase_alone, "no warm-up": _no_warm_up, "no births": _no_births}
+def _rewritten(before: str, after: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        real = promql._Builder._grown
+        assert before in real(promql._Builder("pod", STATISTIC, ("up",), 9, 9.0, (PART,)), PART, "one")
+
+        def grown(self: promql._Builder, part: promql._Part, one: str) -> str:
+            window = f"[{part.seconds}s]"
+            wrong, planted = (text.replace("one", one).replace("[9s]", window) for text in (before, after))
+            return real(self, part, one).replace(wrong, planted)
+
+        patch.setattr(promql._Builder, "_grown", grown)
+
+    return plant
+
+
+def _names_of_now(patch: pytest.MonkeyPatch) -> None:
+    real = promql.name_queries
+    patch.setattr(
+        prometheus, "name_queries", lambda names, _, *more: real(names, timedelta(seconds=1), *more)
+    )
+
+
+def _counted(patch: pytest.MonkeyPatch) -> None:
+    """Births by the number of samples: that with fewest began last."""
+    first = "-count_over_time({one}[{seconds}s])"
+    patch.setattr(
+        promql._Builder, "_first", lambda self, part, one: first.format(one=one, seconds=part.seconds)
+    )
+
+
+def _births_by_looks_alone(patch: pytest.MonkeyPatch) -> None:
+    real = promql._Builder._born
+    patch.setattr(
+        promql._Builder,
+        "_born",
+        lambda self, part, one: real(self, part, one).replace(f" or timestamp({one})", ""),
+    )
+
+
+PART = promql._Part("", 9, whole=True, cut=False)
+STATISTIC = PROMETHEUS_OFFER.statistic(spec("requests"))
+PLANTED = {
+    "VictoriaMetrics' increase": _increase_alone,
+    "no warm-up": _no_warm_up,
+    "no births": _no_births,
+    "restarts forgotten": _rewritten("resets(one[9s]) > 0", "resets(one[9s]) > 99"),
+    "series of the present only": _rewritten("last_over_time(one[9s]) - ", "one - "),
+    "the rest of a window left out": _rewritten("* (1 + 1 / (count_over_time(one[9s]) - 1 > 0))", ""),
+    "names of the present only": _names_of_now,
+    "births by counts": _counted,
+    "births of the last scrape": _births_by_looks_alone,
+}
 
 
 @pytest.mark.full

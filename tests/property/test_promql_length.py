@@ -28,25 +28,34 @@ LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63
 
 @st.composite
 def selections(draw: st.DrawFn) -> promql.PodSelection:
-    """Up to 400 pods of a few Deployments, some just warmed up, some with names as long as names get, in two jobs."""
+    """Up to 400 processes of a few Deployments, in two jobs: some just warmed up, some with names as long as names get,
+    some beside others in a pod.
+    """
     owners = draw(st.lists(LABEL | st.just(".".join(["x" * 62] * 4)[:247]), min_size=1, max_size=3))
-    count = draw(st.integers(1, 400))
+    count, ports = draw(st.integers(1, 400)), draw(st.sampled_from([1, 1, 2, 8]))
     ages = draw(st.lists(st.none() | st.floats(-100, 900), min_size=1, max_size=12))
     instance = draw(st.booleans())
-    pods = [
-        ScrapeTarget(
-            pod=f"{owners[number % len(owners)]}-{number:05}",
+    pods = []
+    for number in range(max(1, count // ports)):
+        name, age = f"{owners[number % len(owners)]}-{number:05}", ages[number % len(ages)]
+        one = ScrapeTarget(
+            pod=name,
             ip=f"2001:db8::{number:x}",
             port=8000,
-            warmed=None if (age := ages[number % len(ages)]) is None else NOW.timestamp() - age,
+            warmed=None if age is None else NOW.timestamp() - age,
         )
-        for number in range(count)
-    ]
+        several = [
+            replace(one, pod=f"{name}:{8000 + port}", of=name, port=8000 + port) for port in range(ports)
+        ]
+        pods.append([one] if ports == 1 else several)
     return promql.PodSelection(
         namespace=draw(LABEL),
         pod_label="instance" if instance else "pod",
         namespace_label="namespace",
-        per_job=(("podmonitor/models/vllm", tuple(pods[::2])), ("other", tuple(pods[1::2]))),
+        per_job=tuple(
+            (job, tuple(itertools.chain(*some)))
+            for job, some in (("podmonitor/models/vllm", pods[::2]), ("other", pods[1::2]))
+        ),
         enforced_label="tenant" if draw(st.booleans()) else "",
     )
 
@@ -60,8 +69,8 @@ def measured(name: str) -> Callable[[promql.PodSelection], list[promql.Queries]]
 
 
 ASKED: dict[str, Callable[[promql.PodSelection], list[promql.Queries]]] = {
-    "jobs": lambda where: promql.job_queries(RAW, where),
-    "names": lambda where: promql.name_queries(RAW, where),
+    "jobs": lambda where: promql.job_queries(RAW, where, NOW),
+    "names": lambda where: promql.name_queries(RAW, WINDOW, where, NOW),
     "raw": lambda where: promql.raw_queries(RAW, where, NOW),
     **{name: measured(name) for name in MEASURED if name in PROMETHEUS_OFFER.presets},
 }
@@ -97,16 +106,31 @@ def test_no_query_is_too_long_and_each_pod_is_asked_about_once(kind: str, where:
 
 
 @pytest.mark.parametrize("name", ["ttft", "error-rate", "kv-cache"])
-def test_two_hundred_pods_of_a_deployment_are_few_queries(name: str) -> None:
-    """Seventy characters of names, as of a ReplicaSet's pods."""
+@pytest.mark.parametrize("ports", [1, 8])
+@pytest.mark.parametrize(
+    ("ages", "most"), [([None], 8), ([60, 100, 140, 180, 220, 260, 290, 400, 700, None], 16)]
+)
+def test_two_hundred_pods_of_a_deployment_are_few_queries(
+    name: str, ports: int, ages: list[float | None], most: int
+) -> None:
+    """Seventy characters of names, as of a ReplicaSet's pods; also where each was warmed up at a time of its own."""
     prefix = "deepseek-r1-distill-qwen-7b-canary-with-a-long-name-indeed-5f9c7d6b84"
-    pods = tuple(ScrapeTarget(pod=f"{prefix}-{number:05}", ip="10.0.0.1", port=8000) for number in range(200))
+    pods = []
+    for number in range(200):
+        owner, age = f"{prefix}-{number:05}", ages[number % len(ages)]
+        warmed = None if age is None else NOW.timestamp() - age
+        for port in range(8000, 8000 + ports):
+            of = owner if ports > 1 else ""
+            pods.append(
+                ScrapeTarget(
+                    pod=f"{owner}:{port}" if of else owner, ip="::1", port=port, of=of, warmed=warmed
+                )
+            )
     where = promql.PodSelection(
-        namespace="models", pod_label="pod", namespace_label="namespace", per_job=(("vllm", pods),)
+        namespace="models", pod_label="pod", namespace_label="namespace", per_job=(("vllm", tuple(pods)),)
     )
 
-    assert len(ASKED[name](where)) <= 8
-    assert len(ASKED[name](replace(where, per_job=(("vllm", pods[:20]),)))) <= 2
+    assert sum(map(len, ASKED[name](where))) <= most
 
 
 def test_a_query_that_is_not_divided_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,6 +326,15 @@ def test_pod_names_are_quoted_in_the_queries_of_measures():
     assert 'increase(ttft_bucket{pod=~"a\\"b\\\\.c",namespace="ns\\"1",job="j"}[120s])' in text
 
 
+def test_names_beyond_those_of_promql_are_quoted():
+    measure = MeasureSpec(kind=MeasureKind.COUNTER, name="my.metric", window=timedelta(minutes=2))
+    wanted, pod = PROMETHEUS_OFFER.statistic(measure), ScrapeTarget(pod="p", ip="10.0.0.1", port=8000)
+    queries = measure_queries(wanted, {"my.metric"}, measure.window, where(pod), NOW)
+
+    assert 'increase({__name__="my.metric",pod=~"p"' in queries[0][0]
+    assert "my.metric{" not in queries[0][0]
+
+
 def test_the_load_in_promql_is_that_of_clients_too():
     measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=1))
     text = asked(measure, ScrapeTarget(pod="p", ip="10.0.0.1", port=8000))

@@ -6,10 +6,12 @@ What VictoriaMetrics answers was recorded from the real one (``benchmarks.peers.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,8 +20,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from rollouts.analysis.offers import PROMETHEUS_OFFER
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 from rollouts.cli.lint_promql import QueryParsers
+from rollouts.sources import prometheus, promql
 from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 
@@ -40,11 +44,15 @@ class Server:
         self.status = 200
         self.body: dict[str, Any] | None = None
         self.asked: list[tuple[str, float]] = []
+        self.hangs = "nothing"
+        """Of the queries that are never answered."""
 
     async def answer(self, request: web.Request) -> web.Response:
         words = {**request.query, **await request.post()}
         query, at = str(words["query"]), float(str(words["time"]))
         self.asked.append((query, at))
+        if self.hangs in query:
+            await asyncio.sleep(3600)
         if self.body is not None:
             return web.json_response(self.body, status=self.status)
         shift = self.late if at > NOW.timestamp() - self.late else 0.0
@@ -65,7 +73,7 @@ PODS = [
 async def serving() -> AsyncIterator[tuple[Server, PrometheusSource]]:
     scripted, app = Server(), web.Application()
     app.router.add_route("*", "/api/v1/query", scripted.answer)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -110,6 +118,46 @@ async def test_the_moment_is_not_asked_for_where_nobody_was_warmed_up(serving, m
     await source.measure(REQUESTS, PLACE, NOW)
 
     assert all(query != "time()" for query, _ in server.asked)
+
+
+MANY = [ScrapeTarget(pod=f"old-{number}", ip="10.0.0.1", port=8000) for number in range(20)]
+
+
+async def test_nothing_is_asked_after_a_part_has_failed(serving, monkeypatch, caplog) -> None:
+    """Neither what waited for a thread, nor by other threads; and nothing is logged of those that were cut."""
+    server, source = serving
+    monkeypatch.setitem(globals(), "PODS", MANY)
+    monkeypatch.setattr(promql, "LONGEST_QUERY", 1)
+    source._config = replace(source._config, timeout=0.8)
+    server.hangs = "increase("
+
+    with pytest.raises(SourceUnavailable, match="no whole answer"):
+        await source.measure(REQUESTS, PLACE, NOW)
+    sent = len(server.asked)
+    await asyncio.sleep(2.0)
+    gc.collect()
+
+    hung = sum("increase(" in query for query, _ in server.asked)
+    assert len(promql.measure_queries(*_of(MANY))) > hung > 0
+    assert len(server.asked) <= sent + 4  # those that threads were about to send
+    assert "never retrieved" not in caplog.text
+
+
+def _of(pods: list[ScrapeTarget]) -> tuple[Any, ...]:
+    where = promql.PodSelection(
+        namespace="default", pod_label="pod", namespace_label="namespace", per_job=(("j", tuple(pods)),)
+    )
+    return PROMETHEUS_OFFER.statistic(REQUESTS), {NAME}, REQUESTS.window, where, NOW
+
+
+async def test_queries_that_go_on_are_caught(serving, monkeypatch, caplog) -> None:
+    async def gathered(calls: Any) -> list[Any]:
+        return await asyncio.gather(*calls)
+
+    monkeypatch.setattr(prometheus, "_all", gathered)
+
+    with pytest.raises(AssertionError):
+        await test_nothing_is_asked_after_a_part_has_failed(serving, monkeypatch, caplog)
 
 
 PARTIAL: dict[str, tuple[dict[str, Any], bool]] = {

@@ -91,7 +91,7 @@ SAID: dict[str, tuple[Answer, list[tuple[Level, str]]]] = {
         [
             (Level.FINE, ""),
             (Level.FINE, "15 s apart"),
-            (Level.BAD, "holds targets of namespace models 2 times"),
+            (Level.WARN, "holds targets of namespace models 2 times"),
         ],
     ),
     "nothing of the namespace": (
@@ -119,3 +119,27 @@ def test_a_server_that_is_away_is_a_problem() -> None:
 
     assert found.level is Level.BAD
     assert re.search("does not answer a query", found.text)
+
+
+def test_a_server_that_asks_for_credentials_is_told_by_its_status(unwilling: str) -> None:
+    (found,) = source_checks({"default": unwilling}, "models")
+
+    assert "HTTP 401" in found.text
+    assert "no credentials" in found.fix
+
+
+@pytest.fixture
+def unwilling() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
