@@ -77,7 +77,7 @@ def test_each_dashboard_is_a_config_map_that_grafana_finds(render: Render) -> No
             assert item["metadata"]["annotations"] == {"grafana_folder": "LLMs"}
             made |= item["data"]
     found = {path.name: path.read_text() for path in (FILES / "dashboards").glob("*.json")}
-    assert len(found) == 2
+    assert len(found) == 3
     assert {name: json.loads(text) for name, text in made.items()} == {
         name: json.loads(text) for name, text in found.items()
     }
