@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -270,6 +271,7 @@ async def serve(config: PickerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _open_all_files()
     try:
         await picker.start()
         _calm_collector()
@@ -283,6 +285,13 @@ async def serve(config: PickerConfig) -> None:
             failed.result()
     finally:
         await picker.stop()
+
+
+def _open_all_files() -> None:
+    """Take the hard limit of open files: who may open connections is told by their limit, which knows whom to close."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # where a sandbox forbids it, the soft limit stays
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _calm_collector() -> None:

@@ -468,6 +468,10 @@ def _heard(call: asyncio.Future[Any]) -> None:
 # --- answers ---------------------------------------------------------------------------------------
 
 
+_REMARK = re.compile(r"PromQL |\d+ more (warning|info) annotations omitted")
+"""Of PromQL itself; Prometheus leaves out those beyond the tenth, and says so without its name."""
+
+
 def _partial(body: bytes) -> bool:
     """Whether some of the servers behind a server did not answer.
 
@@ -483,7 +487,7 @@ def _partial(body: bytes) -> bool:
         return False
     warnings = said.get("warnings")
     told = warnings if isinstance(warnings, list) else []
-    return said.get("isPartial") is True or any(not str(one).startswith("PromQL ") for one in told)
+    return said.get("isPartial") is True or any(not _REMARK.match(str(one)) for one in told)
 
 
 def _number(text: Any) -> float:

@@ -379,17 +379,17 @@ class _Builder:
 
     def _held(self, groups: Groups, suffix: str = "") -> Iterator[tuple[int, tuple[Selector, ...], str]]:
         """The alternatives that some pods have, with what leaves out those of a process that has an earlier one."""
-        earlier: list[str] = []
+        earlier: list[Selector] = []
         for place, group in enumerate(groups):
-            if (name := f"{group[0].name}{suffix}") not in self.held:
+            if f"{group[0].name}{suffix}" not in self.held:
                 continue
             shown = (
-                f"last_over_time({_named(one, part.pods)}[{part.seconds}s])"
-                for one in earlier
-                for part in self.parts
+                f"last_over_time({one}[{part.seconds}s])"
+                for other in earlier
+                for part, one in self._series(other, suffix)
             )
             yield place, group, f" unless on ({self.process}) ({' or '.join(shown)})" if earlier else ""
-            earlier.append(name)
+            earlier.append(group[0])
 
     def _series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
         """One selector per part."""
@@ -407,7 +407,15 @@ class _Builder:
         above = (
             f"(last_over_time({one}{window}) - min_over_time({one}{window})) * (1 + 1 / ({samples} - 1 > 0))"
         )
-        return f"({grown}) or ({self._born(part, one)}) or {above}"
+        came = "" if part.cut else f"({self._came(part, one)}) or "
+        return f"({grown}) or {came}({self._born(part, one)}) or {above}"
+
+    def _came(self, part: _Part, one: str) -> str:
+        """Series that came while their process was there, by what it showed when the window began."""
+        names = _any_name({*self._always, *self.wanted.names})
+        there = f"group by ({self.process}) ({{{names},{part.pods}}} offset {self.window}s)"
+        came = f"last_over_time({one}[{part.seconds}s]) unless {one} offset {part.seconds}s"
+        return f"{came} and on ({self.process}) {there}"
 
     def _born(self, part: _Part, one: str) -> str:
         """Series that came later than the first scrape of their process: what they show has come since."""

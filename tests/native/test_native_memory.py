@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,32 @@ def test_headers_do_not_keep_the_message_that_they_came_in() -> None:
 
     assert all(exchange.state == "REQUEST_BODY" for exchange, _ in streams)
     assert _resident() - before < 20 << 20
+
+
+_READ_ALONE = """
+import resource, sys
+import inference_rollouts_native as native
+lines = b"\\x0a\\x00" * 4_000_000  # what has no :method may have names in any case
+def varint(size):
+    found = []
+    while size > 127:
+        found.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*found, size])
+headers = b"\\x0a" + varint(len(lines)) + lines
+message = b"\\x12" + varint(len(headers)) + headers
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = native.bytes_door.decode(message)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, found[5])
+"""
+
+
+def test_headers_without_an_end_take_no_more_than_their_message_while_they_are_read() -> None:
+    run = subprocess.run([sys.executable, "-c", _READ_ALONE], capture_output=True, text=True, check=True)
+
+    grown, too_large = run.stdout.split()
+    assert too_large == "True"
+    assert int(grown) < 24 << 10  # KiB: a copy of the message and what the interpreter takes; it was 264 MiB
 
 
 def _large(shape: str) -> bytes:

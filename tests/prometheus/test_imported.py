@@ -74,6 +74,8 @@ class Exposing:
     scrapers: tuple[tuple[str, float], ...] = (("", 0.0),)
     """More labels, and the seconds by which it scrapes later, of each scraper whose samples are stored."""
     engine: str = "vllm"
+    handler: str = "/v1/completions"
+    method: str = "POST"
     bounds: tuple[str, ...] = ("0.1", "1", "+Inf")
     """Of its histogram: half of the requests are below the first one, all below the second."""
 
@@ -100,19 +102,31 @@ class Exposing:
             ("process_start_time_seconds", own): lambda _: 1.0,
             ("vllm:num_requests_running", own + ',model_name="m"'): lambda _: 2.0,
         }
-        counters = {"vllm": self._vllm, "v0": self._v0, "sglang": self._sglang}[self.engine](own)
+        if self.engine == "relabelled":  # a scrape configuration that keeps the counters of HTTP alone
+            always = {}
+        counters = {
+            "vllm": self._vllm,
+            "relabelled": self._http,
+            "v0": self._v0,
+            "sglang": self._sglang,
+        }[self.engine](own)
         for (name, labels), shown in [*always.items(), *counters.items()]:
             for at in moments:
                 value = shown(at)
                 if value is not None and ((name, labels) in always or at <= self.until):
                     yield name, labels, value, AT + at
 
-    def _vllm(self, own: str) -> Mapping[tuple[str, str], Told]:
-        http = own + ',handler="/v1/completions",method="POST"'
-        shares = zip(self.bounds, (0.5, 1.0, 1.0), strict=True)
+    def _http(self, own: str) -> Mapping[tuple[str, str], Told]:
+        http = f'{own},handler="{self.handler}",method="{self.method}"'
         return {
             ("http_requests_total", http + ',status="2xx"'): self.ok,
             ("http_requests_total", http + ',status="5xx"'): self.errors,
+        }
+
+    def _vllm(self, own: str) -> Mapping[tuple[str, str], Told]:
+        shares = zip(self.bounds, (0.5, 1.0, 1.0), strict=True)
+        return {
+            **self._http(own),
             **{
                 ("vllm:time_to_first_token_seconds_bucket", f'{own},le="{bound}"'): lambda at, share=share: (
                     _times(self.ok(at), share)
@@ -163,6 +177,11 @@ CASES = {
     "steady": Case(pods=(OLD,), errors=0, requests=300),
     "errors from the first on": Case(
         pods=(Exposing(name="old", errors=counter((-100, 3), since=-100)),), errors=3, requests=303
+    ),
+    "errors from the first on, where nothing but requests is kept": Case(
+        pods=(Exposing(name="old", engine="relabelled", errors=counter((-100, 40), since=-100)),),
+        errors=40,
+        requests=340,
     ),
     "errors of long ago": Case(
         pods=(Exposing(name="old", errors=counter((-3600, 50))),), errors=0, requests=300

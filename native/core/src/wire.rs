@@ -169,7 +169,8 @@ fn headers(message: &Bytes, start: usize, end: usize) -> Flawed<Headers> {
             pos = other.after; // anything but HeaderMap.headers
         }
     }
-    if found.get(b":method").is_none() && found.get(b":status").is_none() {
+    // What is too large is left out, however its names are spelled: no list of its lines, which takes many times the message.
+    if !found.is_too_large() && found.get(b":method").is_none() && found.get(b":status").is_none() {
         return headers_in_any_case(data, start, end);
     }
     found.compact(message.len());

@@ -84,6 +84,12 @@ impl<L: Logic> Around<L> {
             driver.wake();
         }
     }
+
+    /// A stream begins. False when the place is given up. Who asks for health alone holds none: probes are the
+    /// kubelet's, and anybody reaches that port, so that a `Watch` makes room as what was never used does.
+    fn carries(&self) -> bool {
+        self.serves == Serves::Health || self.progress.carries()
+    }
 }
 
 /// Why a connection ended, and what the log is to say of it.
@@ -228,6 +234,7 @@ where
         let result = shaking.as_mut().poll(cx);
         match io.poll_out(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ if io.is_flooded() => Poll::Ready(None), // nothing more is read, not even the end
             _ => result.map(Result::ok),
         }
     });
@@ -341,7 +348,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
                     self.around.open.begun();
-                    if !self.around.progress.carries() {
+                    if !self.around.carries() {
                         respond.send_reset(h2::Reason::REFUSED_STREAM); // the place is given up
                         continue;
                     }
@@ -434,7 +441,7 @@ impl<L: Logic> Carried<L> {
 impl<L: Logic> Drop for Carried<L> {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        if self.0.streams.get() == 0 {
+        if self.0.streams.get() == 0 && self.0.serves == Serves::Everything {
             self.0.progress.rests();
         }
     }

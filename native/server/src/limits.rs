@@ -82,6 +82,9 @@ pub const NEW_GIVES_WAY: Duration = Duration::from_secs(1);
 /// The same of one that had streams and has none: a gateway without a request for so long opens another for the next.
 pub const IDLE_GIVES_WAY: Duration = Duration::from_secs(60);
 
+/// The same where nobody else makes room: one request a minute would else hold a place for ever.
+pub const REST_GIVES_WAY: Duration = Duration::from_secs(5);
+
 /// Connections that were told to leave and have not yet, beside those that are allowed: while there are more none is
 /// taken, so that a flood waits in the kernel.
 pub const MAX_LEAVING: usize = 64;

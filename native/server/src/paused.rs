@@ -228,6 +228,36 @@ fn who_sends_nothing_but_pings_is_told_to_calm_down() {
 }
 
 #[test]
+fn a_flood_with_the_first_bytes_ends_at_once() {
+    run(async {
+        let world = World::new();
+        let (mut socket, task) = world.begin(Serves::Everything, 4 << 20);
+        let pings = kit::frame(kit::PING, 0, 0, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize);
+        socket.write_all(&[PREFACE, &kit::frame(kit::SETTINGS, 0, 0, &[]), &pings].concat()).await.unwrap();
+        let began = Instant::now();
+        assert_eq!(task.await.unwrap().reason, Reason::BadHandshake);
+        assert!(began.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn who_watches_health_holds_no_place() {
+    run(async {
+        let world = World::new();
+        for (serves, stage) in [(Serves::Health, Stage::Unused), (Serves::Everything, Stage::Busy)] {
+            let progress = Arc::new(Progress::new());
+            let around = Around::new(Arc::clone(&world.shared), serves, Arc::clone(&progress));
+            let (socket, _task) = begin(around, BUFFER);
+            let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+            let mut watch = Stream::open(&mut client, kit::WATCH).await;
+            watch.say(b"");
+            assert!(watch.hear().await.is_some());
+            assert_eq!(progress.stage(), Some(stage));
+        }
+    });
+}
+
+#[test]
 fn what_waits_for_a_client_that_does_not_read_is_bounded() {
     run(async {
         let world = World::new();

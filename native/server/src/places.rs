@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::limits::{IDLE_GIVES_WAY, MAX_HEALTH_CONNECTIONS, MAX_LEAVING, NEW_GIVES_WAY};
+use crate::limits::{IDLE_GIVES_WAY, MAX_HEALTH_CONNECTIONS, MAX_LEAVING, NEW_GIVES_WAY, REST_GIVES_WAY};
 use crate::listen::Serves;
 
 /// How far a connection has come, in the order in which they give way.
@@ -150,7 +150,7 @@ impl Progress {
         given
     }
 
-    fn stage(&self) -> Option<Stage> {
+    pub(crate) fn stage(&self) -> Option<Stage> {
         STAGES.get(usize::from(self.stage.load(Ordering::Acquire))).copied()
     }
 
@@ -170,7 +170,8 @@ struct Row {
 
 impl Row {
     /// Who gives way: the one that came first of those that had their time, the unfinished before the unused before
-    /// the idle; where nobody had it, the one that came first of those without a stream so far.
+    /// the idle; where nobody had it, the one that came first of those without a stream so far, then the one that rests
+    /// longest.
     fn gives_way(&mut self) -> Option<Reason> {
         let patience =
             [(Stage::Unfinished, NEW_GIVES_WAY), (Stage::Unused, NEW_GIVES_WAY), (Stage::Idle, IDLE_GIVES_WAY)];
@@ -185,8 +186,13 @@ impl Row {
             };
             self.staying.iter().find_map(unused)
         };
+        let idle = || {
+            let resting = self.staying.iter().filter(|(_, one)| one.stage() == Some(Stage::Idle));
+            let (number, one) = resting.max_by_key(|(_, one)| one.rested())?;
+            (one.rested() >= REST_GIVES_WAY).then(|| (*number, Stage::Idle, Arc::clone(one)))
+        };
         while let Some((number, stage, one)) =
-            patience.iter().find_map(|(stage, patience)| first(*stage, *patience)).or_else(young)
+            patience.iter().find_map(|(stage, patience)| first(*stage, *patience)).or_else(young).or_else(idle)
         {
             if one.displace(stage) {
                 self.staying.remove(&number);
@@ -412,7 +418,7 @@ mod tests {
             let (busy, idle) = (enter(&places), enter(&places));
             [&busy, &idle].into_iter().for_each(used);
             idle.progress.rests();
-            later(IDLE_GIVES_WAY - SOON).await;
+            later(REST_GIVES_WAY - SOON).await;
             assert!(places.enter(Serves::Everything).is_none(), "a gateway that rests for a moment");
             later(SOON).await;
             let new = enter(&places);
@@ -422,6 +428,25 @@ mod tests {
             later(2 * IDLE_GIVES_WAY).await;
             assert!(places.enter(Serves::Everything).is_none());
             assert_eq!(told(&busy).await, None);
+        });
+    }
+
+    #[test]
+    fn of_those_that_rest_for_seconds_who_rests_longest_goes_when_nobody_else_can() {
+        run(async {
+            let places = Arc::new(Places::new(3));
+            let (first, second, young) = (enter(&places), enter(&places), enter(&places));
+            [&first, &second].into_iter().for_each(used);
+            second.progress.rests();
+            later(REST_GIVES_WAY).await;
+            first.progress.rests();
+            used(&young);
+            young.progress.rests();
+            let new = enter(&places);
+            assert_eq!(told(&second).await, Some(Reason::DisplacedIdle));
+            let _newer = enter(&places);
+            assert_eq!(told(&new).await, Some(Reason::DisplacedUnfinished), "who carried nothing so far goes before");
+            assert_eq!(told(&first).await, None);
         });
     }
 

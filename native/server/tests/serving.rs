@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
-use rollouts_server::limits::{MAX_LEAVING, WORKERS};
+use rollouts_server::limits::{FIRST_BYTE, MAX_LEAVING, WORKERS};
 use rollouts_server::{Config, Event, Handle, METHOD, Serves, resolve, serve};
 use tokio::net::TcpStream;
 
@@ -235,7 +235,7 @@ fn who_says_nothing_keeps_nobody_out() {
             let mut stream = Stream::open(&mut kubelet, CHECK).await;
             stream.say(b"");
             assert!(stream.hear().await.is_some());
-            assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+            assert!(began.elapsed() < FIRST_BYTE / 2, "{:?}", began.elapsed());
         }
         busy.say(b"hello");
         assert_eq!(busy.hear().await.as_deref(), Some(&b"hello"[..]), "who carries a stream keeps the place");

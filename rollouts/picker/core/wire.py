@@ -165,7 +165,10 @@ def _headers(data: bytes, start: int, end: int) -> tuple[Headers, int, int]:
             found[name] = value
         elif name in _JOINED:
             found[name] += _JOINED[name] + value
-    if b":method" not in found and b":status" not in found:
+    kept = (
+        total + lines * PER_LINE <= MAX_HEADER_LIST
+    )  # what is too large is left out, however its names are spelled
+    if kept and b":method" not in found and b":status" not in found:
         return _headers_in_any_case(data, 0, end)
     return found, total, lines
 

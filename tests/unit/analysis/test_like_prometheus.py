@@ -168,6 +168,10 @@ PARTIAL: dict[str, tuple[dict[str, Any], bool]] = {
         True,
     ),
     "PromQL itself": ({"warnings": ['PromQL warning: bucket label "le" is missing']}, False),
+    "more than ten remarks": (
+        {"warnings": ["PromQL warning: a", "1 more warning annotations omitted"]},
+        False,
+    ),
     "Prometheus 3, in passing": ({"infos": ["PromQL info: metric might not be a counter"]}, False),
 }
 

@@ -1,5 +1,11 @@
 """What the command needs to be told, and what it says when it is not enough."""
 
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +61,24 @@ async def test_named_pools_are_the_only_ones(tmp_path: Path, objects: Any) -> No
         assert [pool.name for pool in running.router.snapshot.pools] == ["b"]
     finally:
         await running.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="the limit is read from /proc")
+def test_the_command_takes_as_many_open_files_as_it_may(tmp_path: Path, objects: Any) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    arguments = ["--pool=default/a", f"--objects={write(tmp_path / 'o.yaml', objects.pool('a'))}"]
+    ports = ["--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--drain-grace=0", "--no-scrape"]
+    limited = f"ulimit -S -n 128; exec {sys.executable} -m rollouts.picker {' '.join((*arguments, *ports))}"
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(["sh", "-c", limited], text=True, **output) as process:
+        assert process.stdout is not None
+        assert any("picker_serving" in line for line in process.stdout)
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        os.kill(process.pid, signal.SIGTERM)
+
+    found = re.search(r"Max open files +(\d+|unlimited)", limits)
+    assert found is not None
+    assert found[1] == ("unlimited" if most == resource.RLIM_INFINITY else str(most))
 
 
 @pytest.mark.parametrize(
