@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rollouts.api import status_models as models
 from rollouts.api.codec import Json, Record
@@ -46,14 +46,19 @@ def _shown(status: RolloutStatus) -> Json:
     }
 
 
-_REVISION = Record(
-    Revision,
-    models.ArmModel,
-    of=[Record(Identity, models.ArmModel, whole=True)],
-    inline="identity",
-    whole=True,
-    shown=lambda revision: {"text": revision.label},
-)
+_Kind = TypeVar("_Kind")
+
+
+def _of_version(
+    kind: type[_Kind], model: type[Any], *parts: Record[Any], whole: bool = True, **how: Any
+) -> Record[_Kind]:
+    """What has the fields of a version among its own; ``how`` are further arguments of ``Record``."""
+    return Record(
+        kind, model, of=[Record(Identity, model, whole=True), *parts], inline="identity", whole=whole, **how
+    )
+
+
+_REVISION = _of_version(Revision, models.ArmModel, shown=lambda revision: {"text": revision.label})
 _ATTEMPT = Record(
     Attempt,
     models.RolloutStatusModel,
@@ -78,34 +83,10 @@ _STATUS = Record(
         Record(
             WayBack, models.WayBackModel, of=[Record(EntryRef, models.EntryModel, whole=True)], whole=True
         ),
-        Record(
-            ScaleDown,
-            models.ScaleDownModel,
-            of=[Record(Identity, models.ScaleDownModel, whole=True)],
-            inline="identity",
-        ),
-        Record(
-            Drain,
-            models.DrainModel,
-            of=[Record(Identity, models.DrainModel, whole=True)],
-            inline="identity",
-            whole=True,
-        ),
-        Record(
-            StableScale,
-            models.StableScaleModel,
-            of=[
-                Record(Identity, models.StableScaleModel, whole=True),
-                Record(
-                    CompanionScale,
-                    models.CompanionScaleModel,
-                    of=[Record(Identity, models.CompanionScaleModel, whole=True)],
-                    inline="identity",
-                    whole=True,
-                ),
-            ],
-            inline="identity",
-            whole=True,
+        _of_version(ScaleDown, models.ScaleDownModel, whole=False),
+        _of_version(Drain, models.DrainModel),
+        _of_version(
+            StableScale, models.StableScaleModel, _of_version(CompanionScale, models.CompanionScaleModel)
         ),
         Record(AcceleratorUse, models.AcceleratorUseModel, whole=True),
         Record(
@@ -113,13 +94,7 @@ _STATUS = Record(
             models.HistoryModel,
             of=[
                 _REVISION,
-                Record(
-                    KeptCompanion,
-                    models.KeptCompanionModel,
-                    of=[Record(Identity, models.KeptCompanionModel, whole=True)],
-                    inline="identity",
-                    whole=True,
-                ),
+                _of_version(KeptCompanion, models.KeptCompanionModel),
             ],
             inline="revision",
             whole=True,

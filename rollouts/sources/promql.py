@@ -200,7 +200,7 @@ def _divided(
     ``written`` are the series that are asked for; none where nothing is. What a query says of pods of one age it says
     once, so those stay together; and so do the processes of a pod, which have one name.
     """
-    pods: dict[tuple[str | None, str], list[ScrapeTarget]] = {}
+    pods: _Named = {}
     for job, endpoints in where.per_job:
         for endpoint in sorted(endpoints, key=lambda one: (users_seconds(one, at), where.name(one))):
             pods.setdefault((job, where.name(endpoint)), []).append(endpoint)
