@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import socket
@@ -23,6 +22,7 @@ from rollouts.kube import logs
 from rollouts.kube.client import PatchKind
 from rollouts.kube.credentials import Credentials, Impersonation
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
+from rollouts.kube.last_look import Body
 from rollouts.kube.pruning import DEEPEST, prune_json
 from rollouts.kube.statuses import error_from_answer
 
@@ -40,7 +40,6 @@ _JSON = "application/json"
 _NO_LIMIT = aiohttp.ClientTimeout(total=None)
 # A page of 500 objects at etcd's limit of 1.5 MiB each would be ten times this; nobody stores those.
 _MAX_BODY = 64 * 1024 * 1024
-_IN_ONE_PIECE = 65_536
 # Seconds of silence, then between probes, and probes: a dead peer is noticed within a minute.
 _KEEPALIVE = (30, 10, 3)
 _GOODBYE_SECONDS = 1.0
@@ -154,16 +153,29 @@ class Connection:
             raise ApiUnavailable(f"{name}: {reason_of(error)}") from error
 
     async def send(self, request: ApiRequest, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        """Send, and once more with renewed credentials after a 401, which executed nothing."""
+        """Send, and once more with renewed credentials after a 401, which executed nothing.
+
+        Raises what the last look at a write raises.
+        """
         data = request.data
+        body = None if data is None else Body(data)
+        try:
+            return await self._send(request, body, timeout)
+        except aiohttp.ClientError:
+            if body is not None and body.refused is not None:
+                raise body.refused from None
+            raise
+
+    async def _send(
+        self, request: ApiRequest, body: Body | None, timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
         for renew in (False, True):
             token = await self.credentials.authorization(renew=renew)
             response = await self.pool.session.request(
                 request.method,
                 self.credentials.host + request.path,
                 params={key: value for key, value in request.params.items() if value},
-                # A stream is sent in pieces, which costs more than it gains for all but the largest bodies.
-                data=io.BytesIO(data) if data is not None and len(data) > _IN_ONE_PIECE else data,
+                data=body and body.payload(),
                 headers=self.headers(request, token),
                 ssl=self.credentials.tls(),
                 server_hostname=self.credentials.server_name,

@@ -2,7 +2,8 @@
 
 The fence is a promise about time, not about tasks: ``may_write`` compares the monotonic clock with the end
 of the lease, so a process that was stopped (SIGSTOP, a suspended machine, a long garbage collection) and
-wakes refuses to write before any of its tasks has learned what happened.
+wakes refuses to write before any of its tasks has learned what happened. It is asked twice: before a write is
+begun, and when its bytes go to the socket, since a process may be stopped between the two.
 
 What it assumes: a request on its way reaches the server within ``settle`` seconds, the time between the end
 of our right to write and the end of the lease, or never. A request that lingers in a network longer than
@@ -18,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import ApiTimeout, Conflict, RefusedError, RetryableError, TooManyRequests
+from rollouts.kube.last_look import looking_last
 from rollouts.kube.wrapping import Call, WrappedClient
 from rollouts.runtime.clock import Clock, Monotonic
 
@@ -75,17 +77,21 @@ class WriteFence:
             return self._settle
         return max(0.0, self._settled_at - self._clock.monotonic())
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[None]:
-        """Around one write. Raises NotLeading before it, or ApiTimeout when the lease ends during it."""
+    def _look(self) -> None:
         if not self.may_write():
             raise NotLeading("not written: this process does not hold the lease; the new leader will do it")
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Around one write. Raises NotLeading before it is sent, or ApiTimeout when the lease ends during it."""
+        self._look()
         left = self.seconds_left()
         self._in_flight += 1
         answered = False
         try:
             async with asyncio.timeout(None if math.isinf(left) else left) as deadline:
-                yield
+                with looking_last(self._look):
+                    yield
             answered = True
         except (RefusedError, Conflict, TooManyRequests):
             answered = True
