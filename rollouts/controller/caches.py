@@ -395,11 +395,9 @@ class Caches:
         """Pods that have all of these labels, by name."""
         return self._selected(namespace, tuple(labels.items()))
 
-    def routes_to(self, pools: Iterable[Pool]) -> list[Object]:
-        """HTTPRoutes, of any namespace, that give one of the pools weight, by key."""
-        named = ((pool.namespace, pool.group, pool.name) for pool in pools)
-        found = frozenset().union(*(self.routes.keys_by_index(WEIGHTED, one) for one in named))
-        return [route for route in map(self.routes.get, sorted(found)) if route is not None]
+    def routes_to(self, pools: Iterable[tuple[str, str, str]]) -> frozenset[ObjectKey]:
+        """HTTPRoutes, of any namespace, that give one of the pools (namespace, group, name) weight."""
+        return frozenset().union(*(self.routes.keys_by_index(WEIGHTED, pool) for pool in pools))
 
     def picker_pods(self, pool: Pool) -> list[PickerPod]:
         """Ready pods behind the Service of the pool's endpoint picker, by name."""

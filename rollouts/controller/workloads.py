@@ -15,7 +15,7 @@ from rollouts.carriers import StoppedTargetKind, kind_of, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.companions import companion_views
 from rollouts.controller.mirroring import mirroring_route
-from rollouts.controller.other_rules import rules_of_others
+from rollouts.controller.other_rules import routes_of_others
 from rollouts.controller.pool_views import splitting
 from rollouts.engine.attempt import CompanionCapacity
 from rollouts.engine.observation import Blocker, Companion, WorkloadView
@@ -29,7 +29,6 @@ from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import Pool, former_pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey, version_of
-from rollouts.traffic.backends import weighted_pools
 
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
@@ -392,10 +391,8 @@ class WorkloadViews:
             pools.append(lead)  # whoever sends requests to a pool makes pods of each of its roles work
         own = {(pool.namespace, pool.group, pool.name)} if is_companion else set()
         named = {(one.namespace, one.group, one.name) for one in pools} - own
-        for route in self._caches.routes_to(pools):
-            others = rules_of_others(parsed, route)
-            if not named.isdisjoint(weighted_pools(others.get("spec"), str(route["metadata"]["namespace"]))):
-                return f"HTTPRoute {route['metadata']['name']}"
+        if routes := routes_of_others(self._caches, parsed, named):
+            return f"HTTPRoute {min(routes).name}"
         for one in pools:
             if user := self._rollout_with(parsed, one):
                 return f"Rollout {user}"

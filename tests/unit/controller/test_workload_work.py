@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.controller.other_rules import reached_by_others
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from tests.kit.work import calls
 from tests.unit.controller.test_workloads import GROUP, V1, V2, Cluster
@@ -111,3 +113,27 @@ def test_a_look_costs_no_more_than_a_namespace_is_large(fill: Callable[[Cluster,
 
     small, large = work(40), work(80)
     assert large < 2.2 * small
+
+
+@pytest.mark.parametrize("pool", ["v1", "v2"])
+def test_whom_others_reach_costs_the_same_however_many_routes_share_the_pool(pool: str) -> None:
+    """A thousand Rollouts over two pools, each looked at for each write of another's route, is a million reads."""
+
+    def work(count: int) -> int:
+        cluster = Cluster("Deployment")
+        for name in ("v1", "v2"):
+            cluster.pool(name, app=name)
+        for number in range(count):
+            rules = [{"backendRefs": [_ref(pool), _ref("v1", 0), _ref("v2", 0)]}]
+            cluster.put(kinds.HTTP_ROUTE, f"r{number}", spec={"rules": rules})
+        parsed, found = _lost(), list[frozenset[Identity]]()
+
+        def look() -> None:
+            found.append(reached_by_others(cluster.caches, parsed, (V1, V2)))
+
+        look()
+        spent = calls(look)
+        assert found == [{V1 if pool == "v1" else V2}] * 2
+        return spent
+
+    assert work(80) == work(40)
