@@ -35,6 +35,7 @@ class Server:
                     "namespace": "default",
                     "job": job,
                     "instance": f"10.0.0.1:{port}",
+                    **({"is": "now0"} if "now0" in self.queries[-1] else {}),
                 },
                 "value": [NOW.timestamp(), str(value)],
             }
