@@ -163,6 +163,37 @@ async def test_how_late_a_server_answers_is_remembered_for_a_while(serving, monk
     assert await asked_after(NOW - timedelta(seconds=40)) == 3
 
 
+@pytest.mark.parametrize(
+    ("pods", "measured", "read"), [(slice(0, 1), 2, 1), (slice(1, 2), 1, 2), (slice(0, 2), 3, 2)]
+)
+async def test_every_request_of_a_measurement_is_charged(serving, monkeypatch, pods, measured, read) -> None:
+    """One is taken before: of what was there two, of a pod that came one more, and how late the server answers."""
+    server, source = serving
+    monkeypatch.setitem(globals(), "PODS", PODS[pods])
+    charged: list[tuple[str, int]] = []
+    source._charge = lambda namespace, requests: charged.append((namespace, requests))
+
+    await source.measure(REQUESTS, PLACE, NOW)
+    first = len(server.asked)
+    await source.raw(frozenset({NAME}), PLACE, NOW)
+
+    assert (first, len(server.asked) - first) == (measured, read)
+    assert charged == [("default", measured - 1), ("default", read - 1)]
+
+
+async def test_requests_of_a_measurement_that_failed_are_charged_too(serving) -> None:
+    server, source = serving
+    charged: list[int] = []
+    source._charge = lambda _, requests: charged.append(requests)
+    source._server._config = replace(source._server._config, timeout=0.3)
+    server.hangs = "increase("
+
+    with pytest.raises(SourceUnavailable):
+        await source.measure(REQUESTS, PLACE, NOW)
+
+    assert charged == [2]
+
+
 MANY = [ScrapeTarget(pod=f"old-{number}", ip="10.0.0.1", port=8000) for number in range(20)]
 
 

@@ -62,6 +62,28 @@ def test_refused_queries_do_not_cost_anything(timeline: Timeline) -> None:
     assert spent(budget, "a", 10) == 2
 
 
+def test_a_measurement_that_took_more_requests_makes_the_next_one_wait_for_longer(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+    spent(budget, "a", 3)
+
+    budget.charge("default", "a", 8)  # five more than there is
+    budget.charge("pods", "a", 100)
+    waits = []
+    for _ in range(7):
+        waits.append(spent(budget, "a", 10))
+        timeline.advance(10.0)
+
+    assert waits == [0, 0, 0, 0, 0, 0, 1]
+    assert spent(budget, "b", 10) == 6
+
+
+def test_nought_is_no_limit_for_what_more_is_asked_either(timeline: Timeline) -> None:
+    budget = budget_of(timeline, per_minute=0)
+    budget.charge("default", "a", 10_000)
+
+    assert spent(budget, "a", 10) == 10
+
+
 def test_one_namespace_takes_nothing_from_another_one(timeline: Timeline) -> None:
     budget = budget_of(timeline)
     spent(budget, "greedy", 100)
