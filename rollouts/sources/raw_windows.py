@@ -74,7 +74,7 @@ def growth(times: Sequence[float], values: Sequence[float], life: Life) -> float
     after = slope * _reach(life.end - times[-1], each)
     if first or begun is not None:
         return grown + after + (begun or 0.0)
-    return grown + after + min(values[0], slope * _reach(times[0] - life.cut, each))
+    return grown + after + _before(times[0] - life.cut, values[0], each, slope)
 
 
 def _begun(at: float, value: float, life: Life) -> float | None:
@@ -84,6 +84,16 @@ def _begun(at: float, value: float, life: Life) -> float | None:
         return value if life.from_zero else None
     before = life.scrapes[earlier - 1]
     return value * min(1.0, (at - life.cut) / (at - before))
+
+
+def _before(gap: float, value: float, each: float, slope: float) -> float:
+    """What came before a first sample of which it is not known what it holds.
+
+    All of it where the process came, and it is no more than comes between two scrapes: before it began to serve a
+    server found nobody there.
+    """
+    came = gap >= _WHOLE_GAP * each and value <= _WHOLE_GAP * slope * each
+    return value if came else min(value, slope * _reach(gap, each))
 
 
 def _reach(gap: float, each: float) -> float:

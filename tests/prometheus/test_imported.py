@@ -329,6 +329,21 @@ CASES = {
         errors=0,
         requests=8 * 300,
     ),
+    "pods of several ports, one of them warmed up": Case(
+        pods=(
+            Exposing(name="one", ports=(8000, 8001)),
+            Exposing(
+                name="other",
+                ports=(8000, 8001),
+                warmed=-205,
+                ok=growing(3.0),
+                errors=counter((-100, 7), since=-100),
+            ),
+        ),
+        errors=14,
+        within=1,
+        requests=2 * 300 + 2 * (600 + 7),
+    ),
     "a window of two scrapes, after a warm-up": Case(
         pods=(Exposing(name="warm", warmed=-70),), window=60, errors=0, requests=60
     ),
