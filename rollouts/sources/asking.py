@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rollouts.analysis.types import Labelled, Value
 from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.bounded_session import MAX_BYTES
 from rollouts.sources.prometheus_server import AnswerTooLarge, PrometheusServer
 from rollouts.sources.prometheus_values import instant_value, matrix
 from rollouts.sources.promql import (
@@ -26,8 +27,10 @@ __all__ = ["Asking", "all_of"]
 
 _MAX_RAW = 50_000
 """Series of one arm: two dozen buckets of ten histograms on two hundred pods."""
-_RAW_BYTES = 4 * 1024 * 1024
-"""Of an answer of samples: half an hour of a histogram of ten pods that are scraped every five seconds."""
+_OWN_BYTES = 4 * 1024 * 1024
+"""Of an answer to a query of our own: who is there of 200 pods of eight ports, by two scrape jobs; half an hour of a
+histogram of ten pods that are scraped every five seconds.
+"""
 _USUAL_INTERVAL = 15.0
 _SAMPLE_BYTES, _LABELS_BYTES = 25.0, 300.0
 
@@ -46,18 +49,18 @@ class Asking:
         self.sent = 0
         """Requests so far."""
 
-    async def value(self, promql: str, limit: int) -> Value:
-        """A scalar or an instant vector of at most so many series."""
+    async def value(self, promql: str, limit: int, longest: int = MAX_BYTES) -> Value:
+        """A scalar or an instant vector of at most so many series, in an answer of so many bytes."""
         self.sent += 1
         return await self._server.ask(
-            promql, self.at, self._namespace, lambda data: instant_value(data, self.at, limit)
+            promql, self.at, self._namespace, lambda data: instant_value(data, self.at, limit), longest
         )
 
     async def answers(self, asked: Iterable[Queries]) -> list[list[Labelled]]:
         """The series that are answered about some of the pods each, to queries of our own."""
 
         async def about_some(queries: Queries) -> list[Labelled]:
-            told = await all_of(self.value(one, _MAX_RAW) for one in queries)
+            told = await all_of(self.value(one, _MAX_RAW, _OWN_BYTES) for one in queries)
             return [item for answer in told if isinstance(answer, tuple) for item in answer]
 
         return await all_of(map(about_some, asked))
@@ -81,7 +84,7 @@ class Asking:
         """
         wanted, at = sorted(names), self.at.timestamp()
         size = series * (_LABELS_BYTES + _SAMPLE_BYTES * (window + LOOKBACK) / _USUAL_INTERVAL)
-        at_once = max(1, int(_RAW_BYTES / 2 / max(1.0, size)))
+        at_once = max(1, int(_OWN_BYTES / 2 / max(1.0, size)))
 
         async def of(job: str | None, pods: _Pods) -> list[T]:
             flat = [one for some in pods for one in some]
@@ -96,7 +99,7 @@ class Asking:
                             self.at,
                             self._namespace,
                             lambda data: read(matrix(data, _MAX_RAW), flat),
-                            _RAW_BYTES,
+                            _OWN_BYTES,
                         )
                     ]
                 except AnswerTooLarge:

@@ -432,7 +432,7 @@ async def test_samples_that_are_too_many_are_asked_for_in_halves(most: int, aske
         ScrapeTarget(pod=f"new-{number}", ip="10.0.0.1", port=8000, started=NOW.timestamp() - 300)
         for number in range(8)
     ]
-    padding = "x" * (asking._RAW_BYTES // (most + 1))
+    padding = "x" * (asking._OWN_BYTES // (most + 1))
     asked: list[int] = []
 
     async def handler(request: web.Request) -> web.Response:
