@@ -124,18 +124,20 @@ def open_sources(
 
     Of the ``budget`` the servers take what a measurement needs beyond its first request.
     """
-    endpoints = pool_endpoints(caches)
+    endpoints, within = pool_endpoints(caches), budget or _unlimited(clock)
     pods = PodsSource(scraper, endpoints, clock)
     sources: dict[str, MetricSource] = {
-        name: PrometheusSource(name, config, endpoints, functools.partial(budget.charge, name))
-        if budget is not None
-        else PrometheusSource(name, config, endpoints)
+        name: PrometheusSource(name, config, endpoints, functools.partial(within.charge, name))
         for name, config in configured.items()
     }
     sources["pods"] = pods
     sources["picker"] = PickerSource(scraper, picker_endpoints(caches), clock)
     sources.setdefault("default", pods)
     return sources
+
+
+def _unlimited(clock: Clock) -> QueryBudget:
+    return QueryBudget(clock, 0, frozenset())
 
 
 def assemble(
@@ -214,9 +216,7 @@ def assemble(
         rollouts=RolloutReconciler(
             gatherer, performer, clock, metrics, dialects, turns, share_watch, notifier, approver
         ),
-        runs=RunReconciler(
-            client, caches, sources, clock, budget or QueryBudget(clock, 0, frozenset()), conditions
-        ),
+        runs=RunReconciler(client, caches, sources, clock, budget or _unlimited(clock), conditions),
         metrics=metrics,
         sources=sources,
         turns=turns,
