@@ -79,7 +79,7 @@ def _watch_options(command: Callable[..., None]) -> Callable[..., None]:
     default=QUERIES_PER_MINUTE,
     show_default=True,
     type=click.IntRange(0),
-    help="Queries of one namespace to all sources together; 0 is no limit.",
+    help="Requests of one namespace to all Prometheus servers together; 0 is no limit.",
 )
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True)
 def controller(

@@ -12,7 +12,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from rollouts.api.parsing import FINALIZER
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.approvals import Approver
-from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
+from rollouts.controller.assembly import Parts, assemble, open_sources, share_counter
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import SandboxedConditions
 from rollouts.controller.crashes import CrashWatch
@@ -53,6 +53,7 @@ from rollouts.runtime.objects import ObjectKey, key_of
 from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
 from rollouts.runtime.workqueue import WorkQueue
+from rollouts.sources.budget import QueryBudget
 from rollouts.sources.scraper import PodScraper
 
 __all__ = ["LEASE_NAME", "Controller", "lease_name"]
@@ -110,7 +111,8 @@ class Controller:
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)
         self.metrics.registry.register(GateCollector(self.caches, lambda: self.leading))
-        self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
+        budget = QueryBudget(clock, settings.queries_per_minute, frozenset(settings.sources))
+        self._sources = open_sources(settings.sources, self.caches, self._scraper, clock, budget)
         self._shares = share_counter(
             self.caches, self._scraper, clock, sources=self._sources, propagation=settings.propagation
         )
@@ -131,7 +133,7 @@ class Controller:
             shares=self._shares,
             adapters=self.adapters,
             metrics=self.metrics,
-            budget=query_budget(self._sources, clock, settings.queries_per_minute),
+            budget=budget,
             conditions=self._conditions,
             gitops_managers=settings.gitops_managers,
             health=self.health,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -44,7 +45,7 @@ from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.store import ReadOnce
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
-from rollouts.sources.budget import QUERIES_PER_MINUTE, QueryBudget
+from rollouts.sources.budget import QueryBudget
 from rollouts.sources.picker import PickerSource
 from rollouts.sources.pods import PodsSource
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
@@ -56,7 +57,6 @@ __all__ = [
     "open_sources",
     "picker_endpoints",
     "pool_endpoints",
-    "query_budget",
     "share_counter",
 ]
 
@@ -114,13 +114,21 @@ def picker_endpoints(caches: Caches) -> Endpoints:
 
 
 def open_sources(
-    configured: Mapping[str, PrometheusConfig], caches: Caches, scraper: PodScraper, clock: Clock
+    configured: Mapping[str, PrometheusConfig],
+    caches: Caches,
+    scraper: PodScraper,
+    clock: Clock,
+    budget: QueryBudget | None = None,
 ) -> dict[str, MetricSource]:
-    """All sources by name: the configured servers, ``pods``, ``picker``, and ``default`` where none is configured."""
-    endpoints = pool_endpoints(caches)
+    """All sources by name: the configured servers, ``pods``, ``picker``, and ``default`` where none is configured.
+
+    Of the ``budget`` the servers take what a measurement needs beyond its first request.
+    """
+    endpoints, within = pool_endpoints(caches), budget or _unlimited(clock)
     pods = PodsSource(scraper, endpoints, clock)
     sources: dict[str, MetricSource] = {
-        name: PrometheusSource(name, config, endpoints) for name, config in configured.items()
+        name: PrometheusSource(name, config, endpoints, functools.partial(within.charge, name))
+        for name, config in configured.items()
     }
     sources["pods"] = pods
     sources["picker"] = PickerSource(scraper, picker_endpoints(caches), clock)
@@ -128,12 +136,8 @@ def open_sources(
     return sources
 
 
-def query_budget(
-    sources: Mapping[str, MetricSource], clock: Clock, per_minute: int = QUERIES_PER_MINUTE
-) -> QueryBudget:
-    """The budget of each namespace over all configured servers."""
-    servers = frozenset(name for name, source in sources.items() if isinstance(source, PrometheusSource))
-    return QueryBudget(clock, per_minute, servers)
+def _unlimited(clock: Clock) -> QueryBudget:
+    return QueryBudget(clock, 0, frozenset())
 
 
 def assemble(
@@ -212,9 +216,7 @@ def assemble(
         rollouts=RolloutReconciler(
             gatherer, performer, clock, metrics, dialects, turns, share_watch, notifier, approver
         ),
-        runs=RunReconciler(
-            client, caches, sources, clock, budget or query_budget(sources, clock), conditions
-        ),
+        runs=RunReconciler(client, caches, sources, clock, budget or _unlimited(clock), conditions),
         metrics=metrics,
         sources=sources,
         turns=turns,

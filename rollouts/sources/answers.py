@@ -1,4 +1,4 @@
-"""What the answers to ``promql.measure_queries`` add up to."""
+"""What the answers to ``promql.measure_queries``, and the sums of ``raw_windows``, add up to."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from rollouts.analysis.exposition import ScrapedHistogram
 from rollouts.analysis.offers import QUANTILES, Statistic
 from rollouts.analysis.types import Labelled, MeasureKind, Stat
 from rollouts.analysis.window_statistics import quantile
-from rollouts.sources.promql import IS, Is, is_last
+from rollouts.sources.promql import IS, Is
 
 __all__ = ["measured"]
 
 
 def measured(wanted: Statistic, window: timedelta, answers: Iterable[Sequence[Labelled]]) -> float:
-    """The statistic; NaN where none of the pods was there when the window began, or nothing was counted."""
+    """The statistic; NaN where nothing was counted."""
     parts = [_Part(answer) for answer in answers]
-    if not is_last(wanted) and not any(part.of(Is.THERE) for part in parts):
-        return math.nan
     if wanted.kind is MeasureKind.GAUGE:
         values = [item.value for part in parts for item in part.of(Is.VALUE)]
         return sum(values) / len(values) if values else math.nan

@@ -1,21 +1,88 @@
-"""Which scrape job of a Prometheus server is read for each pod, and whether it scrapes all of a pod's processes."""
+"""Which scrape job of a Prometheus server is read for each pod, whether it scrapes all of a pod's processes, and which
+of these were there all the time of a window.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from rollouts.analysis.types import Labelled
 from rollouts.sources.base import ScrapeTarget
-from rollouts.sources.promql import PerJob, PodSelection
+from rollouts.sources.promql import IS, LOOKBACK, MOST_LATE, Is, PerJob, PodSelection, known_since
 
-__all__ = ["chosen_jobs", "unscraped"]
+__all__ = ["Prepared", "Processes", "chosen_jobs", "processes", "unscraped"]
+
+_Process = tuple[str, str, str]
+"""Job, name of the pod, address."""
+
+
+class Prepared:
+    """What a server answered to ``promql.preparatory_queries`` about ``where``."""
+
+    def __init__(self, told: Iterable[Labelled], where: PodSelection) -> None:
+        self.now: list[Labelled] = []
+        """Counts of series by job and process."""
+        self.then = dict[_Process, float]()
+        self.within = dict[_Process, float]()
+        """Counts of series by process: when the window began, and in it."""
+        self.names = Counter[str]()
+        """Series in the window by name."""
+        self.pods = len({where.name(one) for one in where.endpoints})
+        for item in told:
+            labels = dict(item.labels)
+            what = labels.pop(IS, "").rstrip("0")
+            if what == Is.NOW:
+                self.now.append(item)
+            elif what == Is.THEN:
+                self.then[_process(labels, where)] = item.value
+            elif what == Is.WITHIN:
+                self.within[_process(labels, where)] = item.value
+            elif what == Is.NAMES:
+                self.names[labels.get("__name__", "")] += round(item.value)
+
+
+def _process(labels: Mapping[str, str], where: PodSelection) -> _Process:
+    return labels.get("job", ""), labels.get(where.pod_label, ""), labels.get("instance", "")
+
+
+class Processes(NamedTuple):
+    """``steady`` had all their series, and their names alone, when the window began; ``there``: any was there then."""
+
+    steady: PerJob
+    others: PerJob
+    there: bool
+
+
+def processes(per_job: PerJob, known: Prepared, where: PodSelection, begin: float) -> Processes:
+    """Divide the pods by what they did since ``begin`` (seconds since 1970)."""
+    there_then = {(job, name) for job, name, _ in known.then}
+    changed = {
+        (job, name)
+        for job, name, address in known.within.keys() | known.then.keys()
+        if known.within.get((job, name, address)) != known.then.get((job, name, address))
+    }
+    steady, others, there = [], [], False
+    for job, endpoints in per_job:
+        divided: dict[bool, list[ScrapeTarget]] = {True: [], False: []}
+        for one in endpoints:
+            key, since = (job or "", where.name(one)), known_since(one)
+            there = there or (since <= begin and key in there_then)
+            divided[since <= begin - LOOKBACK - MOST_LATE and key not in changed].append(one)
+        steady.append((job, tuple(divided[True])))
+        others.append((job, tuple(divided[False])))
+    return Processes(_some(steady), _some(others), there)
+
+
+def _some(per_job: Iterable[tuple[str | None, tuple[ScrapeTarget, ...]]]) -> PerJob:
+    return tuple((job, some) for job, some in per_job if some)
 
 
 def chosen_jobs(
     held: Iterable[Labelled], where: PodSelection, endpoints: Sequence[ScrapeTarget]
 ) -> tuple[PerJob, Mapping[str, int]]:
-    """``held`` are counts of series by job and process (``job_query``).
+    """``held`` are counts of series by job and process (``Prepared.now``).
 
     One job for each pod, the one that holds most of its series, else the first by name; and by pod the processes
     that these jobs hold.

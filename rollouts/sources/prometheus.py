@@ -1,137 +1,60 @@
-"""A Prometheus-compatible server, through ``prometheus-api-client`` on a bounded session.
+"""The source ``prometheus``: statistics from a Prometheus-compatible server.
 
-The administrator names the server, authors of Rollouts only give queries. Bounds: time of the whole answer (at its
-end the connection is shut down, however slowly the server drips), bytes, no redirects, no proxies from the
-environment, no retries inside (the run plan retries), nothing of an answer is quoted in a message. Every call runs in
-a thread of the source's own pool, of which one namespace has a quarter at most.
+The administrator names the server, authors of Rollouts only give queries. What pods count is asked for by
+``promql``, and what their samples say is read by ``raw_windows``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import math
-import re
-import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, TypeVar
-
-import requests
-from prometheus_api_client import PrometheusConnect
-from prometheus_api_client.exceptions import PrometheusApiClientException
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util.retry import Retry
+from typing import NamedTuple
 
 from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
 from rollouts.analysis.exposition import ScrapedPage, add_series
-from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
+from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer, Statistic
 from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Value
-from rollouts.runtime.fairness import FairSlots
 from rollouts.sources.answers import measured
+from rollouts.sources.asking import Asking, all_of
 from rollouts.sources.base import (
     Endpoints,
     Place,
     QueryRefused,
     RawPod,
     ScrapeTarget,
-    SourceError,
     SourceUnavailable,
     refuse_adapter,
     statistic_of,
 )
-from rollouts.sources.jobs import chosen_jobs, unscraped
+from rollouts.sources.bounded_session import PrometheusConfig
+from rollouts.sources.jobs import Prepared, chosen_jobs, processes, unscraped
+from rollouts.sources.prometheus_server import PrometheusServer
 from rollouts.sources.promql import (
+    ALWAYS,
     LOOKBACK,
-    PerJob,
+    MOST_LATE,
     PodSelection,
-    Queries,
-    job_queries,
+    is_last,
     measure_queries,
-    name_queries,
+    preparatory_queries,
     raw_queries,
+    series_names,
     users_seconds,
 )
+from rollouts.sources.raw_windows import process_sums
 
-__all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource"]
-
-MAX_BYTES = 1024 * 1024
-"""A verdict needs a handful of series; a megabyte is a query that forgot to aggregate."""
+__all__ = ["PrometheusConfig", "PrometheusSource"]
 
 MAX_SERIES = 1000
-_THREADS = 16
-_OF_ONE_NAMESPACE = 4
-_STALE = timedelta(minutes=5)
-"""Prometheus itself looks back five minutes; older samples are no data."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrometheusConfig:
-    """One named server. Credentials are files, read for every request, so that rotation needs no restart."""
-
-    url: str
-    timeout: float = 10.0
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
-    bearer_token_file: str = ""
-    username_file: str = ""
-    password_file: str = ""
-    pod_label: str = "pod"
-    """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
-    enforced_label: str = ""
-    """Label that every series of every query has to carry with the Rollout's namespace; empty: none."""
-    namespace_label: str = "namespace"
-    """Label with the pod's namespace, always matched; empty where the server holds one namespace only."""
-
-
-_MAX_RAW = 50_000
-"""Series of one arm: two dozen buckets of ten histograms on two hundred pods."""
-
-
-class _CuttingAdapter(HTTPAdapter):
-    """Tells its session of each socket, from before the TLS handshake on."""
-
-    def __init__(self, opened: Callable[[socket.socket], None]) -> None:
-        class Plain(HTTPConnection):
-            def _new_conn(self) -> socket.socket:
-                made = super()._new_conn()
-                opened(made)
-                return made
-
-        class Secure(HTTPSConnection):
-            def _new_conn(self) -> socket.socket:
-                made = super()._new_conn()
-                opened(made)
-                return made
-
-        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
-        secure = type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": Secure})
-        super().__init__()
-        self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": secure}
-
-
 _PAGE = 16
 """Pods per raw query: forty of them with the series of `preset: default` are a megabyte."""
 
-_LONG = 4000
-"""Characters of a query from which on it is posted: some proxies take no hundreds of pods by name in a URL."""
-
-_FOR_THAT_MOMENT = {"nocache": "1"}
-"""VictoriaMetrics answers for 30 s earlier than now unless it is told not to; others know no such parameter."""
-_MOST_LATE = 300.0
-"""Seconds before now that a server may answer for."""
-
 _MAX_JOBS = 20_000
-_Told = TypeVar("_Told")
+_LATE_KNOWN = 60.0
+"""Seconds for which it is remembered how late a server answers."""
 
 
 class BoundedJobs(dict[tuple[str, str], str]):
@@ -143,128 +66,37 @@ class BoundedJobs(dict[tuple[str, str], str]):
             del self[next(iter(self))]
 
 
-class BoundedSession(requests.Session):
-    """A session that reads at most ``MAX_BYTES`` within a total time, and follows no redirect.
+class _Lateness(NamedTuple):
+    """How many seconds before a moment a server answered, when it was asked, and how long ago the moment was."""
 
-    A timeout of ``requests`` is that of one read, and starts anew with each byte: ``cut``, from another thread, is
-    what ends a request whose time is over.
-    """
-
-    def __init__(self, config: PrometheusConfig) -> None:
-        self._config = config
-        self._sockets: list[socket.socket] = []
-        self._cut = False
-        self.partial = False
-        """Whether the last answer says of itself that a part is missing."""
-        super().__init__()
-        self.trust_env = False
-        self.max_redirects = 0
-        self.verify = config.ca_file or True
-        if config.cert_file:
-            self.cert = (config.cert_file, config.key_file) if config.key_file else config.cert_file
-
-    def mount(self, prefix: str, adapter: Any) -> None:
-        """As requests; whatever adapter is asked for (the client library mounts one of its own), ours it is."""
-        super().mount(prefix, _CuttingAdapter(self._opened))
-
-    def _opened(self, made: socket.socket) -> None:
-        # A duplicate: TLS takes the descriptor of the first one over. They are ends of the same connection.
-        self._sockets.append(made.dup())
-        if self._cut:
-            self.cut()
-
-    def cut(self) -> None:
-        """Shut the connection down: whoever reads from it fails at once."""
-        self._cut = True
-        for one in self._sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close all connections."""
-        super().close()
-        while self._sockets:
-            self._sockets.pop().close()
-
-    def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:  # type: ignore[override]  # requests spells out its keyword arguments
-        """As requests, bounded. Raises requests.RequestException."""
-        deadline = time.monotonic() + self._config.timeout
-        if method == "POST":
-            kwargs["data"] = kwargs.pop("params", None)
-        kwargs.update(stream=True, allow_redirects=False, timeout=self._config.timeout)
-        kwargs["headers"] = {**(kwargs.get("headers") or {}), **self._credentials()}
-        response = super().request(method, url, **kwargs)
-        body = b""
-        try:
-            for chunk in response.iter_content(65_536):
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise requests.exceptions.ContentDecodingError("too large")
-                if time.monotonic() > deadline:
-                    raise requests.exceptions.ReadTimeout("too slow")
-        finally:
-            response.close()
-        response._content = body
-        self.partial = _partial(body)
-        return response
-
-    def _credentials(self) -> dict[str, str]:
-        config = self._config
-        if config.bearer_token_file:
-            return {"Authorization": f"Bearer {Path(config.bearer_token_file).read_text().strip()}"}
-        if config.username_file and config.password_file:
-            user = Path(config.username_file).read_text().strip()
-            password = Path(config.password_file).read_text().strip()
-            return {"Authorization": requests.auth._basic_auth_str(user, password)}
-        return {}
+    seconds: float
+    asked: float
+    ago: float
 
 
 class PrometheusSource:
-    """Queries one server."""
+    """Queries one server. ``charge`` is told of a namespace how many requests a call took beyond the first one."""
 
-    def __init__(self, name: str, config: PrometheusConfig, endpoints: Endpoints) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: PrometheusConfig,
+        endpoints: Endpoints,
+        charge: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
         self._name = name
         self._config = config
         self._endpoints = endpoints
-        self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix=f"prometheus-{name}")
-        self._slots = FairSlots(_THREADS, _OF_ONE_NAMESPACE)
+        self._charge = charge
+        self._server = PrometheusServer(name, config)
         self._jobs: BoundedJobs = BoundedJobs()
+        self._late: _Lateness | None = None
 
     async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``."""
         if self._config.enforced_label:
             promql = self._limited(promql, namespace)
-        return await self._query(promql, at, MAX_SERIES, namespace)
-
-    async def _answers(self, asked: Iterable[Queries], at: datetime, namespace: str) -> list[list[Labelled]]:
-        """The series that are answered about some of the pods each, to queries of our own."""
-
-        async def about_some(queries: Queries) -> list[Labelled]:
-            told = await _all(self._query(one, at, _MAX_RAW, namespace) for one in queries)
-            return [item for answer in told if isinstance(answer, tuple) for item in answer]
-
-        return await _all(map(about_some, asked))
-
-    async def _series(self, asked: Iterable[Queries], at: datetime, namespace: str) -> list[Labelled]:
-        return [item for some in await self._answers(asked, at, namespace) for item in some]
-
-    async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
-        session = BoundedSession(self._config)
-        async with self._slots.hold(namespace):
-            loop = asyncio.get_running_loop()
-            call = loop.run_in_executor(self._pool, self._ask, session, promql, at)
-            call.add_done_callback(_heard)
-            try:
-                async with asyncio.timeout(self._config.timeout):
-                    data = await asyncio.shield(call)
-            except TimeoutError:
-                raise SourceUnavailable(
-                    f"source {self._name}: no whole answer within {self._config.timeout:g} s"
-                ) from None
-            finally:
-                if not call.done():
-                    session.cut()  # or the thread would read on for as long as the server likes
-        return _value(data, at, limit)
+        return await Asking(self._server, at, namespace).value(promql, MAX_SERIES)
 
     def _limited(self, promql: str, namespace: str) -> str:
         """The query over the namespace's own series. Raises QueryRefused."""
@@ -278,61 +110,58 @@ class PrometheusSource:
                 f"{error}: write it in another way"
             ) from None
 
-    def _ask(self, session: BoundedSession, promql: str, at: datetime) -> Any:
-        method = "POST" if len(promql) > _LONG else "GET"
-        with session:
-            connect = PrometheusConnect(
-                url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0), method=method
-            )
-            params = {"time": f"{at.timestamp():.3f}", **_FOR_THAT_MOMENT}
-            try:
-                data = connect.custom_query(promql, params=params)
-                if session.partial:
-                    raise SourceUnavailable(f"source {self._name}: a part of the answer is missing, it says")
-                return data
-            except PrometheusApiClientException as error:
-                raise self._refusal(error) from None
-            except requests.exceptions.ContentDecodingError:
-                raise SourceUnavailable(
-                    f"source {self._name}: the answer is larger than {MAX_BYTES} bytes: aggregate in the query"
-                ) from None
-            except requests.exceptions.JSONDecodeError:
-                raise SourceUnavailable(f"source {self._name}: the answer is no Prometheus answer") from None
-            except requests.exceptions.RequestException as error:
-                raise SourceUnavailable(f"source {self._name}: {type(error).__name__}") from None
-            except (KeyError, TypeError, ValueError, RecursionError):
-                raise SourceUnavailable(f"source {self._name}: the answer is no Prometheus answer") from None
-            except OSError as error:
-                raise SourceUnavailable(
-                    f"source {self._name}: its credentials: {type(error).__name__}"
-                ) from None
-
-    def _refusal(self, error: Exception) -> SourceError:
-        match = re.match(r"HTTP Status Code (\d{3})", str(error))
-        code = match.group(1) if match else "?"
-        if code in ("400", "422"):
-            return QueryRefused(
-                f"source {self._name} refuses the query ({code}): check its PromQL with promtool, "
-                "and the server's limits"
-            )
-        return SourceUnavailable(f"source {self._name}: HTTP {code}")
-
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
-        """See ``Source.measure``: the same statistics as the pods source, in PromQL."""
+        """See ``Source.measure``: the same statistics as the pods source."""
         wanted, endpoints = statistic_of(self.offer, spec), self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
-        at = await self._answered(endpoints, at, spec.window.total_seconds(), place.namespace)
-        where = self._where(place, ((None, tuple(endpoints)),))
-        questions = job_queries(wanted.names, where, at), name_queries(wanted.names, spec.window, where, at)
-        jobs, names = await _all(self._series(asked, at, place.namespace) for asked in questions)
-        per_job, scraped = chosen_jobs(jobs, where, endpoints)
+        asking = Asking(self._server, at, place.namespace)
+        try:
+            return await self._measured(asking, wanted, spec.window, self._where(place, endpoints), at)
+        finally:
+            self._charge(place.namespace, asking.sent - 1)
+
+    async def _measured(
+        self, asking: Asking, wanted: Statistic, window: timedelta, where: PodSelection, at: datetime
+    ) -> float:
+        endpoints, last = where.endpoints, is_last(wanted)
+        told = await asking.series(preparatory_queries(wanted.names, window, where, then=not last))
+        known = Prepared(told, where)
+        per_job, scraped = chosen_jobs(known.now, where, endpoints)
         self._demand_whole_pods(endpoints, scraped)
-        if not per_job:
+        found = processes(per_job, known, where, at.timestamp() - window.total_seconds())
+        if not per_job or not (last or found.there):
             return math.nan
-        held = {dict(item.labels).get("__name__", "") for item in names}
-        asked = measure_queries(wanted, held, spec.window, self._where(place, per_job), at)
-        return measured(wanted, spec.window, await self._answers(asked, at, place.namespace))
+        sums, others = await all_of(
+            (
+                asking.answers(
+                    measure_queries(wanted, known.names.keys(), window, where.of_jobs(found.steady))
+                ),
+                self._of_others(asking, wanted, window, where.of_jobs(found.others), known, at),
+            )
+        )
+        return measured(wanted, window, [*sums, *others])
+
+    async def _of_others(
+        self,
+        asking: Asking,
+        wanted: Statistic,
+        window: timedelta,
+        where: PodSelection,
+        known: Prepared,
+        at: datetime,
+    ) -> list[list[Labelled]]:
+        """The sums of processes that were not there all the time, from their samples."""
+        names = {*series_names(wanted), *ALWAYS} & known.names.keys()
+        seconds = window.total_seconds()
+        told = await asking.samples(
+            names,
+            seconds,
+            where,
+            sum(known.names[name] for name in names) / max(1, known.pods),
+            lambda series, pods: process_sums(wanted, seconds, at, where, pods, series),
+        )
+        return [sums for page in told for sums in page]
 
     async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
         """See ``Source.requests``: None where the server does not reach back so far."""
@@ -341,30 +170,31 @@ class PrometheusSource:
         total = rate * since.total_seconds() if isinstance(rate, float) else math.nan
         return total if math.isfinite(total) else None
 
-    async def _answered(
-        self, endpoints: list[ScrapeTarget], at: datetime, window: float, namespace: str
-    ) -> datetime:
+    async def _answered(self, endpoints: list[ScrapeTarget], at: datetime, asking: Asking) -> datetime:
         """The moment that the server answers for when it is asked for another, where that makes a difference.
 
         Some answer for an earlier one than asked while samples of the last seconds may still arrive, and say so
-        nowhere: a window that begins after a pod's warm-up would begin in it.
+        nowhere: what is asked for since a pod's warm-up would begin in it.
         """
-        if not any(users_seconds(one, at) < window + LOOKBACK + _MOST_LATE for one in endpoints):
+        if not any(users_seconds(one, at) < LOOKBACK + MOST_LATE for one in endpoints):
             return at
-        told = await self._query("time()", at, 1, namespace)
-        late = at.timestamp() - told if isinstance(told, float) else 0.0
-        return at - timedelta(seconds=late) if 0 < late <= _MOST_LATE else at
+        now, ago, known = time.monotonic(), time.time() - at.timestamp(), self._late
+        if known is None or now - known.asked > _LATE_KNOWN or abs(ago - known.ago) > 1.0:
+            told = await asking.value("time()", 1)
+            late = at.timestamp() - told if isinstance(told, float) else 0.0
+            known = self._late = _Lateness(late, now, ago)
+        return at - timedelta(seconds=known.seconds) if 0 < known.seconds <= MOST_LATE else at
 
-    def _where(self, place: Place, per_job: PerJob) -> PodSelection:
+    def _where(self, place: Place, endpoints: Sequence[ScrapeTarget]) -> PodSelection:
         return PodSelection(
             namespace=place.namespace,
             pod_label=self._config.pod_label,
             namespace_label=self._config.namespace_label,
-            per_job=per_job,
+            per_job=((None, tuple(endpoints)),),
             enforced_label=self._config.enforced_label,
         )
 
-    def _demand_whole_pods(self, endpoints: list[ScrapeTarget], scraped: Mapping[str, int]) -> None:
+    def _demand_whole_pods(self, endpoints: Sequence[ScrapeTarget], scraped: Mapping[str, int]) -> None:
         missing = unscraped(endpoints, scraped)
         if missing:
             raise SourceUnavailable(f"source {self._name} holds {missing}")
@@ -387,14 +217,24 @@ class PrometheusSource:
         """
         refuse_adapter(place)
         known = self._endpoints(place.namespace, place.arm)
-        at = await self._answered(known, at, 0.0, place.namespace)
-        endpoints = [one for one in known if users_seconds(one, at) >= 1]
-        if not endpoints:
-            return {}
-        chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
-        pages: dict[str, RawPod] = {}
-        for found in await _all(self._page(names, place, chunk, at) for chunk in chunks):
-            pages |= found
+        asking = Asking(self._server, at, place.namespace)
+        try:
+            at = await self._answered(known, at, asking)
+            asking.at = at
+            endpoints = [one for one in known if users_seconds(one, at) >= 1]
+            chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
+            found = await all_of(self._page(asking, names, place, chunk) for chunk in chunks)
+        finally:
+            self._charge(place.namespace, asking.sent - 1)
+        pages = {pod: page for some in found for pod, page in some.items()}
+        if endpoints:
+            self._demand_pods(place, endpoints, pages, at)
+        return pages
+
+    def _demand_pods(
+        self, place: Place, endpoints: list[ScrapeTarget], pages: dict[str, RawPod], at: datetime
+    ) -> None:
+        """Raise SourceUnavailable where some processes are missing; leave out pods that may be whole in a moment."""
         scraped = Counter(one.owner for one in endpoints if one.pod in pages)
         fresh = [one for one in endpoints if users_seconds(one, at) < LOOKBACK]
         for one in fresh:  # its other ports may be scraped for the first time since in a moment
@@ -408,14 +248,13 @@ class PrometheusSource:
                 f"scrape them, or names them by other labels than {self._config.namespace_label or 'no namespace'} "
                 f"and {self._config.pod_label} (namespaceLabel, podLabel)"
             )
-        return pages
 
     async def _page(
-        self, names: frozenset[str], place: Place, endpoints: list[ScrapeTarget], at: datetime
+        self, asking: Asking, names: frozenset[str], place: Place, endpoints: list[ScrapeTarget]
     ) -> dict[str, RawPod]:
         """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
-        where = self._where(place, ((None, tuple(endpoints)),))
-        series = await self._series(raw_queries(names, where, at), at, place.namespace)
+        where = self._where(place, endpoints)
+        series = await asking.series(raw_queries(names, where, asking.at))
         by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
         by_address = {f"{endpoint.ip}:{endpoint.port}": endpoint for endpoint in endpoints}
         held: dict[ScrapeTarget, dict[str, list[tuple[dict[str, str], float]]]] = {}
@@ -446,81 +285,4 @@ class PrometheusSource:
 
     async def close(self) -> None:
         """See ``Source.close``."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, _Told]]) -> list[_Told]:
-    """What all of them tell; the first one that fails ends the others, since a part of an answer is none."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-def _heard(call: asyncio.Future[Any]) -> None:
-    """Of a request that nobody waits for any longer nothing is logged: it was cut."""
-    if not call.cancelled():
-        call.exception()
-
-
-# --- answers ---------------------------------------------------------------------------------------
-
-
-_REMARK = re.compile(r"PromQL |\d+ more (warning|info) annotations omitted")
-"""Of PromQL itself; Prometheus leaves out those beyond the tenth, and says so without its name."""
-
-
-def _partial(body: bytes) -> bool:
-    """Whether some of the servers behind a server did not answer.
-
-    VictoriaMetrics says ``isPartial``, Thanos warns. What PromQL itself has to remark of a query begins with its name.
-    """
-    if not re.search(rb'"isPartial":\s*true|"warnings"', body):
-        return False
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(said, dict):
-        return False
-    warnings = said.get("warnings")
-    told = warnings if isinstance(warnings, list) else []
-    return said.get("isPartial") is True or any(not _REMARK.match(str(one)) for one in told)
-
-
-def _number(text: Any) -> float:
-    if not isinstance(text, str) or len(text) > 64:
-        raise SourceUnavailable("a sample of the answer is no number")
-    try:
-        return float(text)
-    except ValueError:
-        raise SourceUnavailable("a sample of the answer is no number") from None
-
-
-def _value(data: Any, at: datetime, limit: int) -> Value:
-    """A scalar or an instant vector; stale samples are no data. Raises QueryRefused for a range."""
-    if isinstance(data, list) and len(data) == 2 and not isinstance(data[0], Mapping):
-        return _number(data[1])
-    if not isinstance(data, list):
-        raise SourceUnavailable("the answer is neither a scalar nor a vector")
-    if len(data) > limit:
-        raise QueryRefused(f"the query answers more than {limit} series: aggregate in the query")
-    series = []
-    for item in data:
-        if not isinstance(item, Mapping) or "values" in item:
-            raise QueryRefused("the query answers a range: take an instant vector, as in rate(x[5m])")
-        sample, labels = item.get("value"), item.get("metric")
-        if not isinstance(sample, list) or len(sample) != 2 or not isinstance(labels, Mapping):
-            raise SourceUnavailable("the answer is no Prometheus answer")
-        stamp = sample[0]
-        if not isinstance(stamp, int | float) or abs(at.timestamp() - stamp) > _STALE.total_seconds():
-            continue
-        named = tuple(sorted((str(key), str(value)[:512]) for key, value in labels.items()))
-        series.append(Labelled(value=_number(sample[1]), labels=named))
-    if len({item.labels for item in series}) != len(series):
-        raise SourceUnavailable("the answer holds the same series twice")
-    if len(series) == 1 and not series[0].labels:
-        return series[0].value
-    return tuple(series)
+        await self._server.close()

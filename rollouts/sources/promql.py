@@ -1,18 +1,20 @@
 """Measures as PromQL: what the pods source computes, over the same pods, once for each of them.
 
 The namespace is always matched, since pods of one name exist in many. One scrape job is read per pod: two of them
-(a PodMonitor and a ServiceMonitor, say) hold every count twice. A counter that appears with its first event, in a
-process that was there before, began at 0: ``increase`` would leave that first value out.
+(a PodMonitor and a ServiceMonitor, say) hold every count twice.
+
+One question comes first: which scrape jobs hold which processes, how many series these had when the window began, how
+many within it, and which names there are. Processes that had all of their series then, and that nobody warmed up
+since, are steady: the server adds up what ``increase`` says of them. One sample in a window says nothing.
 
 ``increase`` is one thing in Prometheus, which reads what is in the window and extrapolates, and another in
 VictoriaMetrics, which begins at the sample before the window, and at 0 where there is none and the first value is
-small. They agree, within what one scrape brings, about a series that was there when the window began, and about one
-that restarted in it. Any other has grown by what it shows above its first sample, and a share more for the time
-before that and after its last. One sample in a window says nothing on any server.
+small. Of series that were there they are the same within what one scrape brings. Of one that appears with its first
+event, as counters do, neither is the growth. ``offset``, too, finds samples from
+before: a process that is younger than that reaches is none that was there, whatever has had its name.
 
-Of a pod that was warmed up within the window what came after counts, as in the pods source: its ranges begin there.
-``offset`` and ``increase`` would find a sample from before, since a server looks back, so such a pod is none that was
-there.
+Of all other processes the samples themselves are asked for, by a range selector and nothing else, which both answer:
+``raw_windows`` makes of them what is added to the sums.
 
 Servers bound queries (VictoriaMetrics 16 KiB by default), so the pods are asked about in as many as it takes, and
 sums are answered, which ``answers`` adds up.
@@ -27,7 +29,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
 
 from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.offers import Statistic
@@ -35,29 +36,33 @@ from rollouts.analysis.types import MeasureKind, Stat
 from rollouts.sources.base import ScrapeTarget
 
 __all__ = [
+    "ALWAYS",
     "IS",
     "LONGEST_QUERY",
     "LOOKBACK",
+    "MOST_LATE",
+    "START_TIME",
+    "UP",
     "Is",
     "PerJob",
     "PodSelection",
     "Queries",
-    "job_queries",
+    "is_last",
+    "known_since",
     "measure_queries",
-    "name_queries",
+    "preparatory_queries",
+    "range_query",
     "raw_queries",
+    "series_names",
     "users_seconds",
 ]
 
 LOOKBACK = 300
 """Seconds: a sample that old is what a Prometheus server answers for a moment."""
+MOST_LATE = 300
+"""Seconds before the moment asked about that a server may answer for, unasked."""
 _SETTLES = 5.0
 """Seconds after a warm-up: clocks of two machines differ, and counters are written after the answer."""
-_CUTS = 8
-"""Lengths to which windows are cut, at most: a query is no longer for a pod that came at a moment of its own."""
-_LOOKS = 20
-_LONGEST_STEP = 15
-"""Seconds, at most, from one look for the first sample of a series to the next: a window has ``_LOOKS`` of them."""
 LONGEST_QUERY = 15_000
 """Bytes of a query of several pods: ``-search.maxQueryLen`` of VictoriaMetrics is 16 KiB."""
 
@@ -68,7 +73,10 @@ IS = "is"
 class Is(StrEnum):
     """What is asked for of the pods of a query."""
 
-    THERE = "there"
+    NOW = "now"
+    THEN = "then"
+    WITHIN = "within"
+    NAMES = "names"
     VALUE = "value"
     SUM = "sum"
     COUNT = "count"
@@ -78,10 +86,11 @@ class Is(StrEnum):
     FINISHED = "finished"
 
 
-_ALWAYS = ("process_start_time_seconds", "vllm:num_requests_running", "sglang:num_running_reqs")
+START_TIME = "process_start_time_seconds"
+ALWAYS = (START_TIME, "vllm:num_requests_running", "sglang:num_running_reqs")
 """Exposed from a process' first scrape on, whatever it has served."""
-_PARTS = ("", "_count", "_bucket", "_sum")
-"""What a metric's name ends with in a series: of a histogram, its parts."""
+UP = "up"
+"""The server's own series of each target: a sample of every scrape, also of one that failed."""
 
 PerJob = tuple[tuple[str | None, tuple[ScrapeTarget, ...]], ...]
 """The pods that are read from each scrape job; None for whichever."""
@@ -102,6 +111,15 @@ class PodSelection:
     def process(self) -> str:
         """The labels that tell processes apart."""
         return self.pod_label if self.pod_label == "instance" else f"{self.pod_label}, instance"
+
+    @property
+    def endpoints(self) -> tuple[ScrapeTarget, ...]:
+        """All processes."""
+        return tuple(one for _, some in self.per_job for one in some)
+
+    def of_jobs(self, per_job: PerJob) -> PodSelection:
+        """Others of them, or by other jobs."""
+        return replace(self, per_job=per_job)
 
     def name(self, endpoint: ScrapeTarget) -> str:
         """The value of the pod label."""
@@ -124,30 +142,10 @@ def users_seconds(endpoint: ScrapeTarget, at: datetime) -> float:
     return math.inf if endpoint.warmed is None else at.timestamp() - endpoint.warmed - _SETTLES
 
 
-class _Part(NamedTuple):
-    """Pods of one job with equally much of a window, as matchers.
-
-    ``whole``: all of it is users'. ``cut``: at its beginning the server may still answer what was there before.
-    """
-
-    pods: str
-    seconds: int
-    whole: bool
-    cut: bool
-
-
-def _parts(where: PodSelection, window: int, at: datetime) -> Iterator[_Part]:
-    """All pods of which something is to be read."""
-    for job, endpoints in where.per_job:
-        found: dict[tuple[int, bool, bool], list[ScrapeTarget]] = {}
-        for endpoint in endpoints:
-            known = users_seconds(endpoint, at)
-            whole, cut = known >= window, known < window + LOOKBACK
-            seconds = window if whole else int(_CUTS * known / window) * window // _CUTS
-            if seconds > 0:
-                found.setdefault((seconds, whole, cut), []).append(endpoint)
-        for (seconds, whole, cut), some in sorted(found.items(), reverse=True):
-            yield _Part(where.matchers(job, some), seconds, whole, cut)
+def known_since(endpoint: ScrapeTarget) -> float:
+    """From when on samples of a pod's name are its own, and of users' requests; minus infinity: always."""
+    warmed = -math.inf if endpoint.warmed is None else endpoint.warmed + _SETTLES
+    return max(warmed, -math.inf if endpoint.started is None else endpoint.started)
 
 
 def _escape(text: str) -> str:
@@ -192,9 +190,7 @@ _Named = dict[tuple[str | None, str], list[ScrapeTarget]]
 """The processes of pods by scrape job and name, the pods that were warmed up last first."""
 
 
-def _divided(
-    where: PodSelection, at: datetime, written: Callable[[PodSelection], list[str]]
-) -> list[Queries]:
+def _divided(where: PodSelection, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
     """One query of all that is to be asked, or as many as it takes, each of some of the pods, until none is too long.
 
     ``written`` are the series that are asked for; none where nothing is. What a query says of pods of one age it says
@@ -202,13 +198,13 @@ def _divided(
     """
     pods: _Named = {}
     for job, endpoints in where.per_job:
-        for endpoint in sorted(endpoints, key=lambda one: (users_seconds(one, at), where.name(one))):
+        for endpoint in sorted(endpoints, key=lambda one: (-(one.warmed or 0.0), where.name(one))):
             pods.setdefault((job, where.name(endpoint)), []).append(endpoint)
     return _halved(where, pods, written)
 
 
 def _halved(where: PodSelection, pods: _Named, written: Callable[[PodSelection], list[str]]) -> list[Queries]:
-    asked = written(replace(where, per_job=_by_job(pods)))
+    asked = written(where.of_jobs(_by_job(pods)))
     if len(pods) <= 1 or all(len(one.encode()) <= LONGEST_QUERY for one in asked):
         return [_joined(asked)] if asked else []
     names = list(pods)
@@ -239,7 +235,7 @@ def _by_job(pods: _Named) -> PerJob:
 
 def raw_queries(names: frozenset[str], where: PodSelection, at: datetime) -> list[Queries]:
     """Every wanted series of the pods, histograms by their three parts; of pods just warmed up, what is of users."""
-    return _divided(where, at, lambda some: _raw(names, some, at))
+    return _divided(where, lambda some: _raw(names, some, at))
 
 
 def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
@@ -255,29 +251,32 @@ def _raw(names: frozenset[str], where: PodSelection, at: datetime) -> list[str]:
     return found
 
 
-def job_queries(names: Iterable[str], where: PodSelection, at: datetime) -> list[Queries]:
-    """How many of the wanted series each scrape job holds of each process."""
-    wanted = tuple(names)
+def preparatory_queries(
+    names: Collection[str], window: timedelta, where: PodSelection, *, then: bool
+) -> list[Queries]:
+    """What is to be known before a measure, each part labelled by what it is.
 
-    def written(some: PodSelection) -> list[str]:
-        series = " or ".join(f"{{{_any_name(wanted)},{some.matchers(*part)}}}" for part in some.per_job)
-        return [f"count by (job, {some.process}) ({series})"]
-
-    return _divided(where, at, written)
-
-
-def name_queries(names: Iterable[str], window: timedelta, where: PodSelection, at: datetime) -> list[Queries]:
-    """How many series the pods had in a window of each of these names, and of those that every process has.
-
-    A name that nobody has shown since a restart may have been shown before.
+    ``NOW``: how many of the wanted series each scrape job holds of each process. ``NAMES``: how many series there were
+    in the window of each name, since one that nobody has shown after a restart may have been shown before. ``THEN`` and
+    ``WITHIN``, where they are asked for: how many series each process had when the window began, and in it.
     """
-    wanted, within = {*names, *_ALWAYS}, f"[{_seconds(window)}s]"
+    seconds = _seconds(window)
 
     def written(some: PodSelection) -> list[str]:
-        series = (f"{{{_any_name(wanted)},{some.matchers(*part)}}}{within}" for part in some.per_job)
-        return [f"count by (__name__) ({' or '.join(f'last_over_time({one})' for one in series)})"]
+        def all_of(names: Iterable[str], read: str) -> str:
+            wanted = _any_name(names)
+            series = (f"{{{wanted},{some.matchers(job, pods)}}}" for job, pods in some.per_job)
+            return " or ".join(read.format(one) for one in series)
 
-    return _divided(where, at, written)
+        by_process, every = f"count by (job, {some.process})", {*names, *ALWAYS}
+        asked = [_labelled(f"{by_process} ({all_of(names, '{}')})", Is.NOW, 0)]
+        within = all_of(every, f"last_over_time({{}}[{seconds}s])")
+        if then:
+            asked.append(_labelled(f"{by_process} ({all_of(every, f'{{}} offset {seconds}s')})", Is.THEN, 0))
+            asked.append(_labelled(f"{by_process} ({within})", Is.WITHIN, 0))
+        return [*asked, _labelled(f"count by (__name__) ({within})", Is.NAMES, 0)]
+
+    return _divided(where, written)
 
 
 def _seconds(window: timedelta) -> int:
@@ -285,23 +284,31 @@ def _seconds(window: timedelta) -> int:
 
 
 def measure_queries(
-    wanted: Statistic, held: Collection[str], window: timedelta, where: PodSelection, at: datetime
+    wanted: Statistic, held: Collection[str], window: timedelta, where: PodSelection
 ) -> list[Queries]:
     """The PromQL of what a statistic is made of, for ``answers.measured``: of the names that the server holds.
 
-    None where it is known without asking that the answer is no data, since all pods were warmed up later than the
-    window began.
+    Of pods whose series were all there when the window began.
     """
-    seconds, last = _seconds(window), is_last(wanted)
-    parts = tuple(_parts(where, seconds, at))
-    if not parts or not (last or any(part.whole for part in parts)):
-        return []
 
     def written(some: PodSelection) -> list[str]:
-        parts = tuple(_parts(some, seconds, at))
-        return _Builder(some.process, wanted, held, seconds, at.timestamp(), parts).asked()
+        return _Builder(some, wanted, held, _seconds(window)).asked()
 
-    return _divided(where, at, written)
+    return _divided(where, written)
+
+
+def series_names(wanted: Statistic) -> set[str]:
+    """The names of the series that a statistic is made of: of histograms, those of the parts that it takes."""
+    if wanted.kind is not MeasureKind.HISTOGRAM:
+        return wanted.names
+    parts = ("_sum", "_count") if wanted.stat is Stat.MEAN else ("_bucket",)
+    return {f"{name}{part}" for name in wanted.names for part in parts}
+
+
+def range_query(names: Iterable[str], seconds: float, job: str | None, where: PodSelection) -> str:
+    """All samples of so many seconds of these series of the pods of one job: a selector, and nothing around it."""
+    wanted = _among(sorted({*names, UP}))
+    return f"{{__name__=~{wanted},{where.matchers(job, where.endpoints)}}}[{max(1, math.ceil(seconds))}s]"
 
 
 def is_last(wanted: Statistic) -> bool:
@@ -311,127 +318,77 @@ def is_last(wanted: Statistic) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    process: str
+    where: PodSelection
     wanted: Statistic
     held: Collection[str]
     window: int
-    at: float
-    parts: tuple[_Part, ...]
 
     def asked(self) -> list[str]:
         """All that is asked about some pods; sums that nobody has are left out."""
         wanted = self.wanted
-        if not self.parts:
+        if not self.where.per_job:
             return []
-        found = [] if is_last(wanted) else self._there()
         if wanted.kind is MeasureKind.GAUGE:
-            found += self._gauges()
-        elif wanted.kind is MeasureKind.COUNTER:
-            found += self._sums(Is.VALUE, wanted.alternatives)
-            found += self._sums(Is.OF, wanted.of) + self._sums(Is.FINISHED, wanted.finished)
-        elif wanted.stat is Stat.MEAN:
-            found += self._sums(Is.SUM, wanted.alternatives, "_sum")
-            found += self._sums(Is.COUNT, wanted.alternatives, "_count")
-        else:
-            found += self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ") + self._bounds()
-        return found
-
-    @property
-    def _always(self) -> list[str]:
-        """What processes show from their first scrape on: something that every one has, else what is measured."""
-        own = (f"{name}{suffix}" for name in sorted(self.wanted.names) for suffix in _PARTS)
-        return [name for name in _ALWAYS if name in self.held] or [name for name in own if name in self.held]
-
-    def _there(self) -> list[str]:
-        """How many series the pods had when the window began: part of a window is no data."""
-        there = " or ".join(
-            f"{{{_any_name({*self._always, *self.wanted.names})},{part.pods}}} offset {self.window}s"
-            for part in self.parts
-            if part.whole
-        )
-        return [_labelled(f"count({there})", Is.THERE, 0)] if there else []
+            return self._gauges()
+        if wanted.kind is MeasureKind.COUNTER:
+            found = self._sums(Is.VALUE, wanted.alternatives)
+            return found + self._sums(Is.OF, wanted.of) + self._sums(Is.FINISHED, wanted.finished)
+        if wanted.stat is Stat.MEAN:
+            found = self._sums(Is.SUM, wanted.alternatives, "_sum")
+            return found + self._sums(Is.COUNT, wanted.alternatives, "_count")
+        return self._sums(Is.BUCKETS, wanted.alternatives, "_bucket", " by (le) ") + self._bounds()
 
     def _gauges(self) -> list[str]:
         over = "avg_over_time" if self.wanted.stat is Stat.MEAN else "last_over_time"
         found = []
-        for place, group, others in self._held(self.wanted.alternatives):
-            engines = "avg" if group[0].over is Over.MEAN else "sum"
-            read = " or ".join(f"{over}({one}[{part.seconds}s])" for part, one in self._series(group[0]))
-            found.append(
-                _labelled(f"{engines} by ({self.process}) ({_grouped(read, others)})", Is.VALUE, place)
-            )
+        for place, selector, others in self._held(self.wanted.alternatives):
+            engines = "avg" if selector.over is Over.MEAN else "sum"
+            read = _grouped(self._all_of(selector, "", f"{over}({{}}[{self.window}s])"), others)
+            found.append(_labelled(f"{engines} by ({self.where.process}) ({read})", Is.VALUE, place))
         return found
 
     def _sums(self, what: Is, groups: Groups, suffix: str = "", by: str = "") -> list[str]:
         return [
-            _labelled(f"sum{by}({_grouped(self._growth(group[0], suffix), others)})", what, place)
-            for place, group, others in self._held(groups, suffix)
+            _labelled(f"sum{by}({_grouped(self._growth(selector, suffix), others)})", what, place)
+            for place, selector, others in self._held(groups, suffix)
         ]
 
     def _bounds(self) -> list[str]:
         """How many histograms have each bound: growth by bounds that some lack is that of the others."""
-        found = []
-        for place, group, others in self._held(self.wanted.alternatives, "_bucket"):
-            series = self._series(group[0], "_bucket")
-            read = " or ".join(f"last_over_time({one}[{part.seconds}s])" for part, one in series)
-            found.append(_labelled(f"count by (le) ({_grouped(read, others)})", Is.BOUNDS, place))
-        return found
+        return [
+            _labelled(
+                f"count by (le) ({_grouped(self._shown(selector, '_bucket'), others)})", Is.BOUNDS, place
+            )
+            for place, selector, others in self._held(self.wanted.alternatives, "_bucket")
+        ]
 
-    def _held(self, groups: Groups, suffix: str = "") -> Iterator[tuple[int, tuple[Selector, ...], str]]:
+    def _held(self, groups: Groups, suffix: str = "") -> Iterator[tuple[int, Selector, str]]:
         """The alternatives that some pods have, with what leaves out those of a process that has an earlier one."""
         earlier: list[Selector] = []
-        for place, group in enumerate(groups):
-            if f"{group[0].name}{suffix}" not in self.held:
+        for place, (selector, *_) in enumerate(groups):
+            if f"{selector.name}{suffix}" not in self.held:
                 continue
-            shown = (
-                f"last_over_time({one}[{part.seconds}s])"
-                for other in earlier
-                for part, one in self._series(other, suffix)
-            )
-            yield place, group, f" unless on ({self.process}) ({' or '.join(shown)})" if earlier else ""
-            earlier.append(group[0])
+            shown = " or ".join(self._shown(other, suffix) for other in earlier)
+            yield place, selector, f" unless on ({self.where.process}) ({shown})" if earlier else ""
+            earlier.append(selector)
 
-    def _series(self, selector: Selector, suffix: str = "") -> list[tuple[_Part, str]]:
-        """One selector per part."""
-        own, name = _labels(selector), f"{selector.name}{suffix}"
-        return [(part, _named(name, ",".join([part.pods, *own]))) for part in self.parts]
+    def _shown(self, selector: Selector, suffix: str) -> str:
+        return self._all_of(selector, suffix, f"last_over_time({{}}[{self.window}s])")
 
     def _growth(self, selector: Selector, suffix: str = "") -> str:
-        return " or ".join(self._grown(part, one) for part, one in self._series(selector, suffix))
-
-    def _grown(self, part: _Part, one: str) -> str:
-        window = f"[{part.seconds}s]"
-        samples, restarted = f"count_over_time({one}{window})", f"resets({one}{window}) > 0"
-        stayed = f" or {samples} > 1 and {one} offset {part.seconds}s"
-        grown = f"increase({one}{window}) and ({restarted}{'' if part.cut else stayed})"
-        above = (
-            f"(last_over_time({one}{window}) - min_over_time({one}{window})) * (1 + 1 / ({samples} - 1 > 0))"
+        """Of one sample VictoriaMetrics has an increase, too: since the one before the window."""
+        within = f"[{self.window}s]"
+        return self._all_of(
+            selector, suffix, f"(increase({{0}}{within}) and count_over_time({{0}}{within}) > 1)"
         )
-        came = "" if part.cut else f"({self._came(part, one)}) or "
-        return f"({grown}) or {came}({self._born(part, one)}) or {above}"
 
-    def _came(self, part: _Part, one: str) -> str:
-        """Series that came while their process was there, by what it showed when the window began."""
-        names = _any_name({*self._always, *self.wanted.names})
-        there = f"group by ({self.process}) ({{{names},{part.pods}}} offset {self.window}s)"
-        came = f"last_over_time({one}[{part.seconds}s]) unless {one} offset {part.seconds}s"
-        return f"{came} and on ({self.process}) {there}"
-
-    def _born(self, part: _Part, one: str) -> str:
-        """Series that came later than the first scrape of their process: what they show has come since."""
-        process = " or ".join(
-            f"max by ({self.process}) ({self._first(part, _named(name, part.pods))})" for name in self._always
+    def _all_of(self, selector: Selector, suffix: str, read: str) -> str:
+        """What is read of the selector's series, over the jobs."""
+        own, name = _labels(selector), f"{selector.name}{suffix}"
+        series = (
+            _named(name, ",".join([self.where.matchers(job, pods), *own])) for job, pods in self.where.per_job
         )
-        first = f"({self._first(part, one)} or timestamp({one}))"  # too new for a look to have seen it
-        later = f"{first} > on ({self.process}) group_left () ({process})"
-        return f"last_over_time({one}[{part.seconds}s]) and {later}"
-
-    def _first(self, part: _Part, one: str) -> str:
-        """The moments of first samples; where the window is cut, of those within it, although servers look back."""
-        step = min(max(1, part.seconds // _LOOKS), _LONGEST_STEP)
-        seen = f"timestamp({one})"
-        seen = f"({seen} > {self.at - part.seconds:.3f})" if part.cut else seen
-        return f"min_over_time({seen}[{part.seconds}s:{step}s])"
+        return " or ".join(read.format(one) for one in series)
 
 
 def _named(name: str, matchers: str) -> str:

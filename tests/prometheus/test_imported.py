@@ -7,26 +7,24 @@ scrapes within a window.
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import math
 import time
-from asyncio.subprocess import DEVNULL
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import aiohttp
 import pytest
 
+from benchmarks.peers.arrivals import Line, import_samples
 from benchmarks.peers.victoriametrics import VictoriaMetrics
-from rollouts.analysis.offers import PROMETHEUS_OFFER
-from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
+from rollouts.analysis.catalogue import Selector
+from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Stat
 from rollouts.cli.doctor_sources import source_checks
-from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
+from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm.pod import Fleet
-from rollouts.sources import prometheus, promql
+from rollouts.sources import asking, jobs, prometheus, promql, raw_windows
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
@@ -88,8 +86,8 @@ class Exposing:
             name = f"{self.name}:{port}"
             yield ScrapeTarget(pod=name, of=self.name, ip="10.0.0.1", port=port, warmed=warmed)
 
-    def lines(self, namespace: str) -> Iterator[tuple[str, str, float, float]]:
-        """(Name, labels, value, moment) of each sample."""
+    def lines(self, namespace: str) -> Iterator[Line]:
+        """All samples."""
         for port, (labels, late) in itertools.product(self.ports or (8000,), self.scrapers):
             moments = (at - self.shift + late for at in range(-3600, 1, self.every))
             own = (
@@ -97,7 +95,7 @@ class Exposing:
             )
             yield from self._of_process(own, [at for at in moments if self.since <= at <= 0])
 
-    def _of_process(self, own: str, moments: list[float]) -> Iterator[tuple[str, str, float, float]]:
+    def _of_process(self, own: str, moments: list[float]) -> Iterator[Line]:
         always: Mapping[tuple[str, str], Told] = {
             ("process_start_time_seconds", own): lambda _: 1.0,
             ("vllm:num_requests_running", own + ',model_name="m"'): lambda _: 2.0,
@@ -109,12 +107,13 @@ class Exposing:
             "relabelled": self._http,
             "v0": self._v0,
             "sglang": self._sglang,
+            "idle": self._idle,
         }[self.engine](own)
         for (name, labels), shown in [*always.items(), *counters.items()]:
             for at in moments:
                 value = shown(at)
                 if value is not None and ((name, labels) in always or at <= self.until):
-                    yield name, labels, value, AT + at
+                    yield Line(name, labels, value, AT + at)
 
     def _http(self, own: str) -> Mapping[tuple[str, str], Told]:
         http = f'{own},handler="{self.handler}",method="{self.method}"'
@@ -140,6 +139,11 @@ class Exposing:
     def _v0(self, own: str) -> Mapping[tuple[str, str], Told]:
         """Of a version, or behind a middleware, without counters of HTTP."""
         return {("vllm:request_success_total", own + ',finished_reason="stop"'): self.ok}
+
+    def _idle(self, own: str) -> Mapping[tuple[str, str], Told]:
+        """vLLM that was asked by nobody but probes."""
+        probes = Exposing(name=self.name, handler="/health", method="GET", ok=self.ok)
+        return {**probes._http(own), **replace(self, ok=counter((-3600, 0)))._v0(own)}
 
     def _sglang(self, own: str) -> Mapping[tuple[str, str], Told]:
         names = {"sglang:num_requests_total": self.ok, "sglang:num_aborted_requests_total": self.errors}
@@ -171,6 +175,7 @@ def gone(_: float) -> None:
     """What a labelled series shows until its first event."""
 
 
+NONE = math.nan
 TWICE = ((',replica="a"', 0.0), (',replica="b"', -15.0))
 OLD = Exposing(name="old")
 CASES = {
@@ -226,6 +231,7 @@ CASES = {
             ),
         ),
         errors=2,
+        within=0.7,  # scraped for 150 s of 195 s, and extrapolated as requests are
         requests=300 + 22,
     ),
     "warmed up shortly before the window": Case(
@@ -323,6 +329,21 @@ CASES = {
         errors=0,
         requests=8 * 300,
     ),
+    "pods of several ports, one of them warmed up": Case(
+        pods=(
+            Exposing(name="one", ports=(8000, 8001)),
+            Exposing(
+                name="other",
+                ports=(8000, 8001),
+                warmed=-205,
+                ok=growing(3.0),
+                errors=counter((-100, 7), since=-100),
+            ),
+        ),
+        errors=14,
+        within=1,
+        requests=2 * 300 + 2 * (600 + 7),
+    ),
     "a window of two scrapes, after a warm-up": Case(
         pods=(Exposing(name="warm", warmed=-70),), window=60, errors=0, requests=60
     ),
@@ -374,6 +395,13 @@ CASES = {
         errors=7,
         requests=307,
     ),
+    "a pod that only probes ask": Case(pods=(Exposing(name="old", engine="idle"),), errors=NONE, requests=0),
+    "a pod that only probes ask, after a warm-up": Case(
+        pods=(Exposing(name="warm", engine="idle", warmed=-400),), errors=NONE, requests=0
+    ),
+    "a pod that only probes ask, beside one that is asked by clients": Case(
+        pods=(OLD, Exposing(name="warm", engine="idle", warmed=-200)), errors=NONE, requests=300
+    ),
     "pods whose counters have other names": Case(
         pods=(OLD, Exposing(name="other", ok=growing(9.0), engine="v0")), errors=0, requests=300 + 2700
     ),
@@ -397,7 +425,7 @@ BOUNDS = {
 """Bounds of two pods, and the median of them by those that both have."""
 
 
-def _samples() -> Iterator[tuple[str, str, float, float]]:
+def _samples() -> Iterator[Line]:
     """All cases, each in a namespace of its own for each shift."""
     for name, (some, others, _) in BOUNDS.items():
         for pod, bounds in (("some", some), ("others", others)):
@@ -408,31 +436,13 @@ def _samples() -> Iterator[tuple[str, str, float, float]]:
                 yield from replace(pod, shift=shift).lines(f"{number}-{shift:g}")
 
 
-async def _load(server: Prometheus, folder: Path) -> None:
-    lines = sorted(_samples(), key=lambda line: line[0])
-    if isinstance(server, VictoriaMetrics):
-        await server.start()
-        text = "".join(f"{name}{{{labels}}} {value} {at * 1000:.0f}\n" for name, labels, value, at in lines)
-        async with aiohttp.ClientSession(raise_for_status=True) as session:
-            await session.post(f"{server.url}/api/v1/import/prometheus", data=io.BytesIO(text.encode()))
-            await session.get(f"{server.url}/internal/force_flush")
-        return
-    file = folder / "samples.txt"
-    text = "".join(f"{name}{{{labels}}} {value} {at:.3f}\n" for name, labels, value, at in lines)
-    file.write_text(f"{text}# EOF\n", encoding="utf-8")
-    words = ["tsdb", "create-blocks-from", "openmetrics", str(file), str(server.directory / "data")]
-    made = await asyncio.create_subprocess_exec(find_prometheus("promtool"), *words, stdout=DEVNULL)
-    assert await made.wait() == 0
-    await server.start()
-
-
 def spec(name: str, window: int = WINDOW, stat: Stat | None = None) -> MeasureSpec:
     return MeasureSpec(kind=MeasureKind.PRESET, name=name, window=timedelta(seconds=window), stat=stat)
 
 
 async def _misjudged(server: Prometheus, folder: Path) -> list[tuple[str, float, tuple[float, float]]]:
     """Cases of which something else is found, with the shift, and errors and requests as they are found."""
-    await _load(server, folder)
+    await import_samples(server, folder, _samples())
     at, wrong = datetime.fromtimestamp(AT, UTC), []
     for number, (name, case) in enumerate(CASES.items()):
         targets = [target for pod in case.pods for target in pod.targets]
@@ -464,18 +474,30 @@ async def test_growth_is_that_of_the_window_on_every_server(
     any_server: Prometheus, tmp_path: Path, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where each pod is asked about, and each sum is asked for, by a query of its own."""
-    monkeypatch.setattr(promql, "LONGEST_QUERY", longest)
+    for module in (promql, asking):
+        monkeypatch.setattr(module, "LONGEST_QUERY", longest)
 
     assert await _misjudged(any_server, tmp_path) == []
 
 
-def _increase_alone(patch: pytest.MonkeyPatch) -> None:
-    real = promql._Builder._grown
+def _all_steady(patch: pytest.MonkeyPatch) -> None:
+    """As if all had been there: ``increase`` alone."""
+    patch.setattr(
+        prometheus,
+        "processes",
+        lambda per_job, known, where, begin: jobs.processes(per_job, known, where, begin)._replace(
+            steady=per_job, others=()
+        ),
+    )
 
-    def grown(self: promql._Builder, part: promql._Part, one: str) -> str:
-        return f"({self._born(part, one)}) or increase({one}[{part.seconds}s]) or {real(self, part, one)}"
 
-    patch.setattr(promql._Builder, "_grown", grown)
+def _series_that_appear_are_steady(patch: pytest.MonkeyPatch) -> None:
+    class Blind(jobs.Prepared):
+        def __init__(self, told: Iterable[Labelled], where: promql.PodSelection) -> None:
+            super().__init__(told, where)
+            self.within = self.then
+
+    patch.setattr(prometheus, "Prepared", Blind)
 
 
 def _no_warm_up(patch: pytest.MonkeyPatch) -> None:
@@ -483,60 +505,63 @@ def _no_warm_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_births(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(promql._Builder, "_born", lambda self, part, one: f"{one} unless {one}")
+    patch.setattr(raw_windows, "_begun", lambda *_: None)
 
 
-def _rewritten(before: str, after: str) -> Callable[[pytest.MonkeyPatch], None]:
-    def plant(patch: pytest.MonkeyPatch) -> None:
-        real = promql._Builder._grown
-        assert before in real(promql._Builder("pod", STATISTIC, ("up",), 9, 9.0, (PART,)), PART, "one")
+def _births_of_late_scrapes(patch: pytest.MonkeyPatch) -> None:
+    """As if one scraper had taken all samples."""
+    patch.setattr(raw_windows, "_views", lambda series: [[one for one in series if one.name != promql.UP]])
 
-        def grown(self: promql._Builder, part: promql._Part, one: str) -> str:
-            window = f"[{part.seconds}s]"
-            wrong, planted = (text.replace("one", one).replace("[9s]", window) for text in (before, after))
-            return real(self, part, one).replace(wrong, planted)
 
-        patch.setattr(promql._Builder, "_grown", grown)
-
-    return plant
+def _no_restarts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(raw_windows, "counter_increase", lambda values: max(0.0, values[-1] - values[0]))
 
 
 def _names_of_now(patch: pytest.MonkeyPatch) -> None:
-    real = promql.name_queries
+    real = promql.preparatory_queries
     patch.setattr(
-        prometheus, "name_queries", lambda names, _, *more: real(names, timedelta(seconds=1), *more)
+        prometheus,
+        "preparatory_queries",
+        lambda names, _, where, then: real(names, timedelta(seconds=1), where, then=then),
     )
 
 
-def _counted(patch: pytest.MonkeyPatch) -> None:
-    """Births by the number of samples: that with fewest began last."""
-    first = "-count_over_time({one}[{seconds}s])"
+def _one_sample_says_something(patch: pytest.MonkeyPatch) -> None:
+    """VictoriaMetrics knows the one before the window."""
+    real = promql._Builder._growth
     patch.setattr(
-        promql._Builder, "_first", lambda self, part, one: first.format(one=one, seconds=part.seconds)
+        promql._Builder, "_growth", lambda self, *more: real(self, *more).replace("[30s]) > 1", "[30s]) > 0")
     )
 
 
-def _births_by_looks_alone(patch: pytest.MonkeyPatch) -> None:
-    real = promql._Builder._born
-    patch.setattr(
-        promql._Builder,
-        "_born",
-        lambda self, part, one: real(self, part, one).replace(f" or timestamp({one})", ""),
-    )
+def _no_rest_of_a_window(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(raw_windows, "_reach", lambda *_: 0.0)
 
 
-PART = promql._Part("", 9, whole=True, cut=False)
-STATISTIC = PROMETHEUS_OFFER.statistic(spec("requests"))
+def _alternatives_by_name_alone(patch: pytest.MonkeyPatch) -> None:
+    """A pod that shows a name, of whatever labels, is read by it."""
+    patch.setattr(promql, "_labels", lambda _: [])
+    patch.setattr(promql._Builder, "_growth", lambda self, selector, suffix="": _growing_of(self, selector))
+
+
+def _growing_of(builder: promql._Builder, selector: Selector) -> str:
+    own = ",".join(LABELS(selector))
+    pods = builder.where.matchers(*builder.where.per_job[0])
+    return f"increase({selector.name}{{{pods},{own}}}[{builder.window}s])"
+
+
+LABELS = promql._labels
 PLANTED = {
-    "VictoriaMetrics' increase": _increase_alone,
+    "all steady": _all_steady,
+    "series that appear are steady": _series_that_appear_are_steady,
     "no warm-up": _no_warm_up,
     "no births": _no_births,
-    "restarts forgotten": _rewritten("resets(one[9s]) > 0", "resets(one[9s]) > 99"),
-    "series of the present only": _rewritten("last_over_time(one[9s]) - ", "one - "),
-    "the rest of a window left out": _rewritten("* (1 + 1 / (count_over_time(one[9s]) - 1 > 0))", ""),
+    "births of late scrapes": _births_of_late_scrapes,
+    "restarts forgotten": _no_restarts,
+    "one sample": _one_sample_says_something,
+    "the rest of a window left out": _no_rest_of_a_window,
     "names of the present only": _names_of_now,
-    "births by counts": _counted,
-    "births of the last scrape": _births_by_looks_alone,
+    "alternatives by name alone": _alternatives_by_name_alone,
 }
 
 

@@ -17,8 +17,7 @@ from rollouts.lab.loopback import loopback
 from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
-from rollouts.sources import prometheus as prometheus_source
-from rollouts.sources import promql
+from rollouts.sources import asking, jobs, promql, raw_windows
 from rollouts.sources.base import ScrapeTarget, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
@@ -122,8 +121,9 @@ async def test_of_a_pod_that_comes_in_the_middle_what_is_of_users_counts(prometh
 
 
 def _not_cut(patch: pytest.MonkeyPatch) -> None:
-    for module in (promql, prometheus_source):
-        patch.setattr(module, "users_seconds", lambda *_: math.inf)
+    patch.setattr(promql, "users_seconds", lambda *_: math.inf)
+    for module in (asking, jobs, raw_windows):
+        patch.setattr(module, "known_since", lambda _: -math.inf)
 
 
 @pytest.mark.slow
@@ -141,9 +141,9 @@ async def test_windows_that_are_not_cut_are_caught(prometheus, fleet, ask: Ask, 
 async def test_series_that_a_warm_up_began_do_not_begin_at_zero(
     tmp_path, fleet, ask: Ask, planted, monkeypatch
 ):
-    """Scraped so seldom that at the end of the warm-up the server still answers what was there before it."""
+    """Scraped so seldom that the last scrape before the end of the warm-up was one before it."""
     if planted:
-        _offset_finds_what_was_before(monkeypatch)
+        _what_was_before_counts(monkeypatch)
     async with Prometheus(tmp_path / "seldom", interval="8s") as server:
         server.scrape(pods_of(fleet))
         await server.reload()
@@ -173,13 +173,10 @@ async def test_series_that_a_warm_up_began_do_not_begin_at_zero(
     assert (errors == 0.0) is not planted
 
 
-def _offset_finds_what_was_before(patch: pytest.MonkeyPatch) -> None:
-    def born(self: promql._Builder, part: promql._Part, one: str) -> str:
-        then = f"offset {part.seconds}s"
-        process = f"{{{promql._any_name(promql._ALWAYS)},{part.pods}}} {then}"
-        return f"({one} unless {one} {then}) and on ({self.process}) group by ({self.process}) ({process})"
-
-    patch.setattr(promql._Builder, "_born", born)
+def _what_was_before_counts(patch: pytest.MonkeyPatch) -> None:
+    """Series that were not there at the last scrape before the warm-up began with it."""
+    patch.setattr(asking, "known_since", lambda _: -math.inf)
+    patch.setattr(raw_windows, "_between", lambda one, *_: one)
 
 
 @pytest.mark.timeout(150)

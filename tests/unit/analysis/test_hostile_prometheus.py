@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,11 +25,13 @@ from rollouts.analysis.offers import PROMETHEUS_OFFER
 from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
 from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
 from rollouts.analysis.window_statistics import add_increase, counter_increase, quantile
+from rollouts.sources import asking
 from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceError, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.sources.promql import PodSelection, measure_queries
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))
 SECRET = "do-not-repeat-this"
 OFFERS = {"default": PROMETHEUS_OFFER}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -315,7 +317,7 @@ HELD = frozenset(
 
 def asked(measure: MeasureSpec, *endpoints: ScrapeTarget) -> str:
     wanted = PROMETHEUS_OFFER.statistic(measure)
-    asked = measure_queries(wanted, HELD, measure.window, where(*endpoints), NOW)
+    asked = measure_queries(wanted, HELD, measure.window, where(*endpoints))
     return "\n".join(query for queries in asked for query in queries)
 
 
@@ -329,7 +331,7 @@ def test_pod_names_are_quoted_in_the_queries_of_measures():
 def test_names_beyond_those_of_promql_are_quoted():
     measure = MeasureSpec(kind=MeasureKind.COUNTER, name="my.metric", window=timedelta(minutes=2))
     wanted, pod = PROMETHEUS_OFFER.statistic(measure), ScrapeTarget(pod="p", ip="10.0.0.1", port=8000)
-    queries = measure_queries(wanted, {"my.metric"}, measure.window, where(pod), NOW)
+    queries = measure_queries(wanted, {"my.metric"}, measure.window, where(pod))
 
     assert 'increase({__name__="my.metric",pod=~"p"' in queries[0][0]
     assert "my.metric{" not in queries[0][0]
@@ -343,34 +345,120 @@ def test_the_load_in_promql_is_that_of_clients_too():
     assert 'handler=~"/v1/.*"' in text
 
 
-@pytest.mark.parametrize("stat", [Stat.P95, Stat.MEAN])
-@pytest.mark.parametrize("window", [timedelta(seconds=7), timedelta(minutes=2), timedelta(hours=1)])
-def test_pods_that_were_warmed_up_at_moments_of_their_own_make_no_long_query(stat: Stat, window: timedelta):
-    measure = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=stat, window=window)
-    pods = [ScrapeTarget(pod=f"vllm-{number:03}", ip="10.0.0.1", port=8000) for number in range(200)]
-    seconds, now = window.total_seconds(), NOW.timestamp()
-    warmed = [
-        replace(pod, warmed=now - 2 * seconds * number / 100) if number else pod
-        for number, pod in enumerate(pods)
-    ]
-    plain, cut = asked(measure, *pods), asked(measure, *warmed)
-
-    ranges = {int(found) for found in re.findall(r"min_over_time\([^\[]*\[(\d+)s\]", cut)}
-    assert len(ranges) <= 8
-    assert max(ranges) == seconds
-    assert len(cut) < 2 * len(plain) + 5_000
-
-
-@pytest.mark.parametrize("ago", [-1e9, -10.0, 0.0, 5.5])
-def test_a_pod_that_was_warmed_up_in_this_moment_or_says_so_of_another_is_not_asked_about(ago: float):
+@pytest.mark.parametrize("ago", [-1e9, -10.0, 0.0, 3.0])
+async def test_a_pod_that_was_warmed_up_in_this_moment_or_says_so_of_another_is_not_asked_about(ago: float):
     """The annotation is read from a pod: its owner may write what he likes, and hides no other pod by it."""
-    measure = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
-    old = ScrapeTarget(pod="old", ip="10.0.0.1", port=8000)
-    fresh = ScrapeTarget(pod="fresh", ip="10.0.0.2", port=8000, warmed=NOW.timestamp() - ago)
+    asked: list[str] = []
+    pods = [
+        ScrapeTarget(pod="old", ip="10.0.0.1", port=8000),
+        ScrapeTarget(pod="fresh", ip="10.0.0.2", port=8000, warmed=NOW.timestamp() - ago),
+    ]
 
-    assert "fresh" not in asked(measure, old, fresh)
-    assert "old" in asked(measure, old, fresh)
-    assert asked(measure, fresh) == ""
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.query["query"])
+        return web.json_response(told_of([pod.pod for pod in pods]))
+
+    async with serving(handler) as url:
+        source = PrometheusSource("p", PrometheusConfig(url=url), lambda *_: pods)
+        measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=2))
+        assert await source.measure(measure, PLACE, NOW) == 7.0 / 120
+        pods.pop(0)
+        assert math.isnan(float(str(await source.measure(measure, PLACE, NOW))))
+        await source.close()
+
+    assert len(asked) == 3  # what there is; what the old one grew by; what there is
+    assert "fresh" not in asked[1]
+
+
+def told_of(pods: list[str]) -> dict[str, Any]:
+    """Whatever is asked: all pods were there, and grew by 7 together."""
+    labels = {"job": "j", "instance": "i", "__name__": "http_requests_total"}
+    metrics = [
+        {**labels, "pod": pod, "is": what} for pod in pods for what in ("now0", "then0", "within0", "names0")
+    ]
+    found = [{"metric": metric, "value": [NOW.timestamp(), "1"]} for metric in metrics]
+    return {"data": {"result": [*found, {"metric": {"is": "value0"}, "value": [NOW.timestamp(), "7"]}]}}
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_route("*", "/api/v1/query", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+SAMPLES = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=2))
+NOT_SAMPLES: dict[str, Any] = {
+    "a scalar": [1.0, "1"],
+    "a word": {"metric": {}, "values": SECRET},
+    "a sample that is a word": [[1, SECRET]],
+    "a moment that is a word": [[SECRET, "1"]],
+    "a pair of three": [[1, "1", "1"]],
+    "the same moment twice": [[1, "1"], [1, "1"]],
+    "from the end to the beginning": [[2, "1"], [1, "1"]],
+    "a number without end": [[1, "1" * 100]],
+    "no labels": None,
+}
+
+
+@pytest.mark.parametrize("case", NOT_SAMPLES)
+async def test_what_is_no_matrix_is_an_error_that_repeats_nothing(case: str):
+    wrong = NOT_SAMPLES[case]
+    pods = [ScrapeTarget(pod="new", ip="10.0.0.1", port=8000, started=NOW.timestamp() - 300)]
+    item = wrong if isinstance(wrong, dict) else {"metric": {}, "values": wrong}
+    result = wrong if case == "a scalar" else [{"values": []}] if wrong is None else [item]
+
+    async def handler(request: web.Request) -> web.Response:
+        asks_for_samples = request.query["query"].endswith("s]")
+        return web.json_response({"data": {"result": result}} if asks_for_samples else told_of(["new"]))
+
+    async with serving(handler) as url:
+        source = PrometheusSource("p", PrometheusConfig(url=url), lambda *_: pods)
+        with pytest.raises(SourceUnavailable) as failure:
+            await source.measure(SAMPLES, PLACE, NOW)
+        await source.close()
+
+    assert SECRET not in str(failure.value)
+
+
+@pytest.mark.parametrize(("most", "asked_for"), [(1, 2 * 8 - 1), (3, 2 * 4 - 1), (8, 1)])
+async def test_samples_that_are_too_many_are_asked_for_in_halves(most: int, asked_for: int):
+    """A mebibyte and more of each pod; of one pod alone it is an error."""
+    pods = [
+        ScrapeTarget(pod=f"new-{number}", ip="10.0.0.1", port=8000, started=NOW.timestamp() - 300)
+        for number in range(8)
+    ]
+    padding = "x" * (asking._OWN_BYTES // (most + 1))
+    asked: list[int] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        query = request.query["query"]
+        if not query.endswith("s]"):
+            return web.json_response(told_of([pod.pod for pod in pods]))
+        matched = re.compile(re.findall(r'pod=~"([^"]+)"', query)[0])
+        some = [pod.pod for pod in pods if matched.fullmatch(pod.pod)]
+        asked.append(len(some))
+        result = [
+            {
+                "metric": {"__name__": "http_requests_total", "pod": pod, "handler": "/v1/", "y": padding},
+                "values": [[NOW.timestamp() - 100 + second, str(second)] for second in (0, 50, 100)],
+            }
+            for pod in some
+        ]
+        return web.json_response({"data": {"result": result}})
+
+    async with serving(handler) as url:
+        source = PrometheusSource("p", PrometheusConfig(url=url), lambda *_: pods)
+        rate = await source.measure(SAMPLES, PLACE, NOW)
+        await source.close()
+
+    assert rate == pytest.approx(8 * 100 / 120, rel=0.3)
+    assert len(asked) == asked_for
+    assert sum(count for count in asked if count <= most) == 8
 
 
 # --- pages of pods ---------------------------------------------------------------------------------
@@ -509,12 +597,9 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
 
     async def handler(request: web.Request) -> web.Response:
         asked.append((await request.post()).get("query") or request.query["query"])
-        answers = vector(*["1"] * 100)
+        answers = told_of([name(number) for number in range(200)])
         for item in answers["data"]["result"]:
-            item["metric"]["pod"] = name(int(item["metric"]["pod"][1:]))
-        if asked[-1].startswith("count by (__name__)"):
-            answers = vector("1")
-            answers["data"]["result"][0]["metric"] = {"__name__": "vllm:time_to_first_token_seconds_bucket"}
+            item["metric"]["__name__"] = "vllm:time_to_first_token_seconds_bucket"
         return web.json_response(answers)
 
     app = web.Application()
@@ -523,7 +608,7 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    pods = [ScrapeTarget(pod=name(number), ip="10.0.0.1", port=8000) for number in range(100)]
+    pods = [ScrapeTarget(pod=name(number), ip="10.0.0.1", port=8000) for number in range(200)]
     source = PrometheusSource("p", PrometheusConfig(url=url, enforced_label="ns"), lambda *_: pods)
     place = Place(namespace="team-a", arm=ArmRef(kind="InferencePool", group="g", name="v1"))
     spec = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
@@ -538,7 +623,7 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
         await source.close()
         await runner.cleanup()
 
-    assert len(asked) == 1 + 3 + 7  # jobs and names before a measure; raw samples in pages of 16 pods
+    assert len(asked) == 1 + 2 + 13  # what there is, before a measure; raw samples in pages of 16 pods
     assert max(map(len, asked)) > 3_000
     for query in asked:
         assert query.count('ns="team-a"') == query.count("{") > 0

@@ -23,7 +23,7 @@ from aiohttp import web
 from rollouts.analysis.offers import PROMETHEUS_OFFER
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 from rollouts.cli.lint_promql import QueryParsers
-from rollouts.sources import prometheus, promql
+from rollouts.sources import asking, prometheus, promql
 from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 
@@ -55,12 +55,35 @@ class Server:
             await asyncio.sleep(3600)
         if self.body is not None:
             return web.json_response(self.body, status=self.status)
-        shift = self.late if at > NOW.timestamp() - self.late else 0.0
-        value = at - shift if query == "time()" else 1.0
-        labels = {"job": "j", "instance": "i", "__name__": NAME, "is": "there0"}
-        metrics = [{}] if query == "time()" else [{**labels, "pod": pod.pod} for pod in PODS]
-        result = [{"metric": metric, "value": [at, str(value)]} for metric in metrics]
+        now = at - (self.late if at > NOW.timestamp() - self.late else 0.0)
+        result = _samples(query, now) if query.endswith("s]") else _sums(query, at, now)
         return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+
+def _sums(query: str, at: float, now: float) -> list[dict[str, Any]]:
+    if query == "time()":
+        return [{"metric": {}, "value": [at, str(now)]}]
+    labels = {"job": "j", "instance": "i", "__name__": NAME}
+    if "label_replace" in query and "now0" not in query:
+        return [{"metric": {"is": "value0"}, "value": [at, "300"]}]
+    parts = ("now0", "then0", "within0", "names0") if "now0" in query else ("",)
+    return [
+        {"metric": {**labels, "is": part, "pod": pod.pod}, "value": [at, "300"]}
+        for part in parts
+        for pod in PODS
+    ]
+
+
+def _samples(query: str, now: float) -> list[dict[str, Any]]:
+    """Of each pod that is asked about: a thousand requests of its warm-up, and one a second since."""
+    found = []
+    for pod in PODS:
+        if pod.warmed is not None and f'"{pod.pod}"' in query:
+            moments = range(int(pod.warmed) - 200, int(now) + 1, 10)
+            values = [[at, str(1000.0 + at - pod.warmed if at >= pod.warmed else 0.0)] for at in moments]
+            metric = {"job": "j", "instance": "i", "__name__": NAME, "pod": pod.pod}
+            found.append({"metric": metric, "values": values})
+    return found
 
 
 PODS = [
@@ -88,15 +111,18 @@ async def test_windows_begin_after_the_warm_up_however_late_the_server_answers(s
     server, source = serving
     server.late = late
 
-    await source.measure(REQUESTS, PLACE, NOW)
+    rate = await source.measure(REQUESTS, PLACE, NOW)
+    server.asked.clear()
     await source.raw(frozenset({NAME}), PLACE, NOW)
 
+    assert isinstance(rate, float)
+    assert 300 + 95 - late - 10 <= rate * 300 <= 300 + 95 + 10
     windows = [
         (at, int(seconds))
         for query, at in server.asked
         for seconds in re.findall(r'pod=~"fresh"[^\[\]]*\[(\d+)s\]', query)
     ]
-    assert len(windows) >= 2 or late == 70.0
+    assert windows
     shift = {at: late if at > NOW.timestamp() - late else 0.0 for _, at in server.asked}
     assert all(at - shift[at] - seconds >= NOW.timestamp() - 100 + 5 for at, seconds in windows)
 
@@ -113,11 +139,59 @@ async def test_a_server_that_is_not_asked_which_moment_it_answers_for_is_caught(
 
 async def test_the_moment_is_not_asked_for_where_nobody_was_warmed_up(serving, monkeypatch) -> None:
     server, source = serving
+    await source.measure(REQUESTS, PLACE, NOW)  # samples say themselves of when they are
     monkeypatch.setitem(globals(), "PODS", PODS[:1])
 
     await source.measure(REQUESTS, PLACE, NOW)
+    await source.raw(frozenset({NAME}), PLACE, NOW)
 
     assert all(query != "time()" for query, _ in server.asked)
+
+
+async def test_how_late_a_server_answers_is_remembered_for_a_while(serving, monkeypatch) -> None:
+    server, source = serving
+    server.late = 30.0
+
+    async def asked_after(at: datetime) -> int:
+        await source.raw(frozenset({NAME}), PLACE, at)
+        return sum(query == "time()" for query, _ in server.asked)
+
+    first, again, of_another = [await asked_after(at) for at in (NOW, NOW, NOW - timedelta(seconds=40))]
+    monkeypatch.setattr(prometheus, "_LATE_KNOWN", 0.0)
+
+    assert (first, again, of_another) == (1, 1, 2)
+    assert await asked_after(NOW - timedelta(seconds=40)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pods", "measured", "read"), [(slice(0, 1), 2, 1), (slice(1, 2), 1, 2), (slice(0, 2), 3, 2)]
+)
+async def test_every_request_of_a_measurement_is_charged(serving, monkeypatch, pods, measured, read) -> None:
+    """One is taken before: of what was there two, of a pod that came one more, and how late the server answers."""
+    server, source = serving
+    monkeypatch.setitem(globals(), "PODS", PODS[pods])
+    charged: list[tuple[str, int]] = []
+    source._charge = lambda namespace, requests: charged.append((namespace, requests))
+
+    await source.measure(REQUESTS, PLACE, NOW)
+    first = len(server.asked)
+    await source.raw(frozenset({NAME}), PLACE, NOW)
+
+    assert (first, len(server.asked) - first) == (measured, read)
+    assert charged == [("default", measured - 1), ("default", read - 1)]
+
+
+async def test_requests_of_a_measurement_that_failed_are_charged_too(serving) -> None:
+    server, source = serving
+    charged: list[int] = []
+    source._charge = lambda _, requests: charged.append(requests)
+    source._server._config = replace(source._server._config, timeout=0.3)
+    server.hangs = "increase("
+
+    with pytest.raises(SourceUnavailable):
+        await source.measure(REQUESTS, PLACE, NOW)
+
+    assert charged == [2]
 
 
 MANY = [ScrapeTarget(pod=f"old-{number}", ip="10.0.0.1", port=8000) for number in range(20)]
@@ -128,7 +202,7 @@ async def test_nothing_is_asked_after_a_part_has_failed(serving, monkeypatch, ca
     server, source = serving
     monkeypatch.setitem(globals(), "PODS", MANY)
     monkeypatch.setattr(promql, "LONGEST_QUERY", 1)
-    source._config = replace(source._config, timeout=0.8)
+    source._server._config = replace(source._server._config, timeout=0.8)
     server.hangs = "increase("
 
     with pytest.raises(SourceUnavailable, match="no whole answer"):
@@ -147,14 +221,14 @@ def _of(pods: list[ScrapeTarget]) -> tuple[Any, ...]:
     where = promql.PodSelection(
         namespace="default", pod_label="pod", namespace_label="namespace", per_job=(("j", tuple(pods)),)
     )
-    return PROMETHEUS_OFFER.statistic(REQUESTS), {NAME}, REQUESTS.window, where, NOW
+    return PROMETHEUS_OFFER.statistic(REQUESTS), {NAME}, REQUESTS.window, where
 
 
 async def test_queries_that_go_on_are_caught(serving, monkeypatch, caplog) -> None:
     async def gathered(calls: Any) -> list[Any]:
         return await asyncio.gather(*calls)
 
-    monkeypatch.setattr(prometheus, "_all", gathered)
+    monkeypatch.setattr(asking, "all_of", gathered)
 
     with pytest.raises(AssertionError):
         await test_nothing_is_asked_after_a_part_has_failed(serving, monkeypatch, caplog)

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec
+from rollouts.sources import promql
 from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
+from rollouts.sources.jobs import Prepared, processes
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 
 NAMES = frozenset({"http_requests_total"})
@@ -35,6 +37,7 @@ class Server:
                     "namespace": "default",
                     "job": job,
                     "instance": f"10.0.0.1:{port}",
+                    **({"is": "now0"} if "now0" in self.queries[-1] else {}),
                 },
                 "value": [NOW.timestamp(), str(value)],
             }
@@ -125,3 +128,75 @@ async def test_a_pod_is_not_judged_by_some_of_its_processes(
         return ""
 
     assert (said in await asked()) if said else (await asked() == "")
+
+
+BEGIN = NOW.timestamp() - 300
+LONG_AGO = BEGIN - promql.LOOKBACK - promql.MOST_LATE
+"""Whoever is known since then had its name alone, however late the server answers, and however far it looks back."""
+AS_THEN = {"then": (3.0,), "within": (3.0,)}
+DIVIDED: dict[str, tuple[ScrapeTarget, dict[str, tuple[float, ...]], tuple[bool, bool]]] = {
+    "there all the time": (ScrapeTarget(pod="p", ip="10.0.0.1", port=8000), AS_THEN, (True, True)),
+    "as long as Kubernetes knows": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000, started=LONG_AGO),
+        AS_THEN,
+        (True, True),
+    ),
+    "another one may have had its name": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000, started=LONG_AGO + 1),
+        AS_THEN,
+        (False, True),
+    ),
+    "another one had its name": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000, started=BEGIN + 1),
+        AS_THEN,
+        (False, False),
+    ),
+    "warmed up just before": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000, warmed=BEGIN - 5),
+        AS_THEN,
+        (False, True),
+    ),
+    "warmed up within": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000, warmed=BEGIN - 4),
+        AS_THEN,
+        (False, False),
+    ),
+    "a series more": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000),
+        {"then": (3.0,), "within": (4.0,)},
+        (False, True),
+    ),
+    "not scraped then": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000),
+        {"within": (3.0,)},
+        (False, False),
+    ),
+    "one of its processes came": (
+        ScrapeTarget(pod="p", ip="10.0.0.1", port=8000),
+        {"then": (3.0,), "within": (3.0, 3.0)},
+        (False, True),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIVIDED)
+def test_steady_is_who_had_all_series_and_its_name_alone_when_the_window_began(case: str) -> None:
+    pod, counted, (steady, there) = DIVIDED[case]
+    where = promql.PodSelection(
+        namespace="default", pod_label="pod", namespace_label="namespace", per_job=((None, (pod,)),)
+    )
+    told = [
+        Labelled(
+            value=value,
+            labels=(("is", f"{what}0"), ("job", "pods"), ("pod", "p"), ("instance", f"10.0.0.1:{port}")),
+        )
+        for what, values in counted.items()
+        for port, value in enumerate(values, 8000)
+    ]
+
+    found = processes((("pods", (pod,)),), Prepared(told, where), where, BEGIN)
+
+    assert (found.steady, found.others) == (
+        ((("pods", (pod,)),), ()) if steady else ((), (("pods", (pod,)),))
+    )
+    assert found.there is there

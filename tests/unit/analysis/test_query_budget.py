@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from rollouts.controller.assembly import open_sources
+from rollouts.controller.caches import Caches
 from rollouts.sources.base import SourceUnavailable
 from rollouts.sources.budget import BudgetExceeded, QueryBudget
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 
 SERVERS = frozenset({"default", "thanos"})
@@ -60,6 +64,43 @@ def test_refused_queries_do_not_cost_anything(timeline: Timeline) -> None:
     timeline.advance(20.0)
 
     assert spent(budget, "a", 10) == 2
+
+
+def test_a_measurement_that_took_more_requests_makes_the_next_one_wait_for_longer(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+    spent(budget, "a", 3)
+
+    budget.charge("default", "a", 8)  # five more than there is
+    budget.charge("pods", "a", 100)
+    waits = []
+    for _ in range(7):
+        waits.append(spent(budget, "a", 10))
+        timeline.advance(10.0)
+
+    assert waits == [0, 0, 0, 0, 0, 0, 1]
+    assert spent(budget, "b", 10) == 6
+
+
+def test_nought_is_no_limit_for_what_more_is_asked_either(timeline: Timeline) -> None:
+    budget = budget_of(timeline, per_minute=0)
+    budget.charge("default", "a", 10_000)
+
+    assert spent(budget, "a", 10) == 10
+
+
+async def test_the_servers_of_a_controller_charge_what_it_has_for_all_of_them(timeline: Timeline) -> None:
+    clock, budget = VirtualClock(timeline), budget_of(timeline)
+    caches = Caches(None, clock)  # type: ignore[arg-type]  # no pod is asked for
+    config = PrometheusConfig(url="http://127.0.0.1:1")
+    sources = open_sources({"thanos": config}, caches, PodScraper(clock), clock, budget)
+    thanos = sources["thanos"]
+    assert isinstance(thanos, PrometheusSource)
+
+    thanos._charge("a", 5)
+
+    assert (spent(budget, "a", 10), spent(budget, "b", 10)) == (1, 6)
+    for source in sources.values():
+        await source.close()
 
 
 def test_one_namespace_takes_nothing_from_another_one(timeline: Timeline) -> None:
