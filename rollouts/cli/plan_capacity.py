@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.cli.plan_table import spoken
+from rollouts.cli.scaled_elsewhere import NothingGiven, makers_of
 from rollouts.engine.capacity import (
     companion_infeasible,
     companion_pods,
@@ -22,8 +23,6 @@ from rollouts.engine.steps import weight_at
 from rollouts.objects.accelerators import of_replica
 from rollouts.objects.companions import Belongs, belongs, companions_of, within
 from rollouts.objects.fields import dict_at
-from rollouts.objects.pools import read_pool
-from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
 from rollouts.units import FULL, Weight, format_weight
 
 __all__ = ["Beside", "PodsAt", "accelerators_of", "capacity_lines", "companions_in", "pods_at_steps"]
@@ -92,29 +91,19 @@ def accelerators_of(rollout: Object, objects: Sequence[Object]) -> int:
 
 
 def _gpus(name: Any, objects: Sequence[Object]) -> int:
-    own, _, role = str(name).partition("/")
-    named = [
-        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == own
-    ]
-    there = [pool.role(role) if role else pool for pool in named]
-    workloads = [one for one in objects if one.get("kind") in WORKLOADS]
-    found = (
-        of_replica(one)
-        for one in workloads
-        for pool in there
-        if pool and makes_pods_of(pod_labels(one), pool)
-    )
-    return next((count for count in found if count), 0)
-
-
-def _name(obj: Object) -> Any:
-    return dict_at(obj, "metadata").get("name")
+    return next((count for count in map(of_replica, makers_of(str(name), objects)) if count), 0)
 
 
 def capacity_lines(
-    spec: RolloutSpec, stable: int, minutes: Sequence[float], gpus: int, beside: Sequence[Beside] = ()
+    spec: RolloutSpec,
+    stable: int,
+    minutes: Sequence[float],
+    gpus: int,
+    beside: Sequence[Beside] = (),
+    none_given: NothingGiven | None = None,
 ) -> Iterator[str]:
-    """``minutes`` of each step and of what follows (``minutes_of``); ``gpus`` of a pod, 0: not known."""
+    """``minutes`` of each step and of what follows (``minutes_of``); ``gpus`` of a pod, 0: not known; ``none_given``:
+    why stable would give no pods."""
     capacity = spec.canary.capacity
     if capacity is None:
         return
@@ -126,6 +115,11 @@ def capacity_lines(
     if beside and (wrong := _not_beside(stable, capacity, counted)):
         yield f"Capacity: it would wait as {wrong}."
         return
+    if none_given is not None:
+        may = "would" if none_given.certain else "may"
+        yield f"Capacity: it {may} wait as {Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}."
+        if none_given.certain:
+            return
     steps = pods_at_steps(spec, stable)
     rises = {one.weight: one for one in reversed(steps) if one.weight}
     pods = ", ".join(f"{rises[weight].canary} at {format_weight(weight)}" for weight in sorted(rises))

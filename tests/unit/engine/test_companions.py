@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -28,8 +29,15 @@ def alone(companion: Identity, role: str = "") -> tuple[Companion, ...]:
     return (Companion(identity=companion, role=role),)
 
 
-def world(capacity: Capacity = QUICK, *, stable: int = 8, prefill: int = 4, **fields: Any) -> World:
-    """The target is v2 now, whose pods and companions are all at 0."""
+def world(
+    capacity: Capacity = QUICK,
+    *,
+    stable: int = 8,
+    prefill: int = 4,
+    scaled: Sequence[Identity] = (),
+    **fields: Any,
+) -> World:
+    """The target is v2 now, whose pods and companions are all at 0. ``scaled``: what has an autoscaler."""
     sizes = {V1: stable, V2: 0, V3: 0, P1: prefill, P2: 0, P3: 0}
     made = World(
         spec=spec(*STEPS, target="v1", capacity=capacity, **fields),
@@ -38,6 +46,8 @@ def world(capacity: Capacity = QUICK, *, stable: int = 8, prefill: int = 4, **fi
         fleets={arm: replace(Fleet.of(arm.name, size), accelerators=1) for arm, size in sizes.items()},
         companions={V1: alone(P1), V2: alone(P2), V3: alone(P3)},
     )
+    for arm in scaled:
+        made.fleets[arm].managed_by = "HorizontalPodAutoscaler x"
     made.settle()
     assert made.status.phase is Phase.HEALTHY
     to(made, "v2")

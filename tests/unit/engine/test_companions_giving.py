@@ -10,7 +10,7 @@ import pytest
 from rollouts.api.status import read_status, write_status
 from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDeadline, OnDelete, PodCount
 from rollouts.engine.rollout_status import Phase
 from rollouts.engine.versions import Identity
 from rollouts.units import format_weight
@@ -597,3 +597,90 @@ def test_the_status_of_the_most_companions_that_may_be_is_stored_and_read() -> N
         if made.share_of(V2) * 2 >= 1:
             made.say("abort")
     assert most > 8
+
+
+# --- an autoscaler of one kind ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [P1, P2, V2])
+@pytest.mark.parametrize("surge", [1, 4])
+def test_a_plan_that_an_autoscaler_of_one_kind_stops_waits_before_anything_moves(
+    scaled: Identity, surge: int
+) -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=surge)), stable=9, scaled=[scaled])
+    walked(made, 8, 9 + surge, 4 + surge)
+
+    assert (made.status.phase, made.status.reason) == (Phase.WAITING, Reason.CAPACITY_INFEASIBLE)
+    assert "the plan takes pods from v1 while it serves" in made.status.message
+    assert (
+        f"HorizontalPodAutoscaler x scales Deployment {scaled.name}: take that away, or set maxSurge "
+        "to 9, so that stable keeps all of its pods" in made.status.message
+    )
+    assert [fleet.scales for fleet in made.fleets.values()] == [[]] * 6
+    assert made.share_of(V2) == 0
+
+
+@pytest.mark.parametrize("way", ["taken away", "maxSurge"])
+def test_what_the_refusal_says_is_enough(way: str) -> None:
+    made = world(SPARE, scaled=[P1])
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+
+    if way == "maxSurge":
+        edit(made, replace(SPARE, max_surge=PodCount(number=8)))
+    else:
+        made.fleets[P1].managed_by = ""
+    for _ in range(60):
+        walked(made, 1, 16, 12)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED
+
+
+def test_where_all_that_is_to_give_pods_is_scaled_by_others_they_make_the_room() -> None:
+    made = world(SPARE, scaled=[V1, P1])
+    walked(made, 8)
+    assert made.share_of(V2) > 0
+    made.fleets[V1].scale(4)
+    made.fleets[P1].scale(2)
+    for _ in range(60):
+        walked(made, 1)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.share_of(V2) * 2 >= 1
+
+
+@pytest.mark.parametrize("ends", list(OnDeadline))
+@pytest.mark.parametrize("scaled", [V1, P1, V2, P2])
+def test_an_autoscaler_that_appears_in_the_middle_ends_the_step_by_its_deadline(
+    scaled: Identity, ends: OnDeadline
+) -> None:
+    made = world(SPARE)
+    assert made.spec is not None
+    made.edit(replace(made.spec, canary=replace(made.spec.canary, on_deadline=ends)))
+    walked(made, 8)
+    made.say("promote")
+    walked(made, 6)
+    assert 0.1 < made.share_of(V2) < 0.5
+    made.fleets[scaled].managed_by = "HorizontalPodAutoscaler x"
+    walked(made, 20)
+    assert made.status.reason == Reason.CAPACITY_MANAGED_ELSEWHERE
+    assert "take that away, or set maxSurge to 8, so that stable keeps all of its pods" in made.status.message
+
+    made.advance(1900)
+    made.settle()
+    assert f"HorizontalPodAutoscaler x scales Deployment {scaled.name}" in made.status.message
+    if ends is OnDeadline.PAUSE:
+        assert (made.status.phase, made.status.reason) == (Phase.PAUSED, Reason.PROGRESS_DEADLINE_EXCEEDED)
+        made.say("abort")
+    walked(made, 40, 17, 9)
+    assert made.status.phase is Phase.ABORTED
+    assert made.share_of(V2) == 0
+    assert made.status.stable_scale is None
+
+    made.fleets[scaled].managed_by = ""
+    made.fleets[V1].scale(8)
+    made.fleets[P1].scale(4)
+    walked(made, 40, 17, 9)
+    made.say("retry")
+    walked(made, 20, 17, 9)
+    assert made.share_of(V2) > 0
