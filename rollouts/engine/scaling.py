@@ -417,11 +417,20 @@ def _note_losers(draft: Draft) -> None:
             _owe(draft, loser, before.current)
     used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
     beside = companions_in_use(draft)
+    mine = used | _coming(draft)
     for one in draft.status.scale_downs:
-        if one.of is not None and one.identity in beside and status.aborted is not None:
-            _leave(draft, one.identity, "it is a companion of stable by now")
+        if one.of is not None and one.identity in beside and one.of not in mine:
+            _leave(draft, one.identity, "it is a companion of another version by now")
     used |= beside.keys()
     draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
+
+
+def _coming(draft: Draft) -> set[Identity]:
+    """Companions of the version that is rolled out: one that lost to another before the first step may be so again."""
+    current = draft.status.current
+    if current is None:
+        return set()
+    return {pair.canary for pair in known_pairs(draft, current.canary.identity)}
 
 
 def _note_weights(draft: Draft) -> None:

@@ -221,8 +221,11 @@ class Watched:
         assert world.share_of(version) == 0, "what has weight, or works for it, is never scaled down"
         idle = world.now - self.without_weight[version]
         answers = fleet.in_flight != 0 and fleet.pods and idle < policy.drain_timeout
+        # Of a companion whose decode is gone nobody asks anything any more: its own figures are enough, drain or not.
+        needed = version != action.identity and world.fleets[version].live > policy.scale_down_to
+        needed = needed and idle < policy.drain_timeout
         if any(one.identity == action.identity for one in world.status.drains) and (
-            answers or idle < scaling.SETTLE or version != action.identity
+            answers or idle < scaling.SETTLE or needed
         ):
             self._look_at_drain(action)
             return

@@ -26,6 +26,8 @@ from tests.kit.walking import ARMS, Walking
 from tests.kit.world import World, background, pause, pool, spec, weight
 
 WALKS, STEPS = 50, 40
+FOUND = (617, 50169)
+"""Walks that failed once: a debt that a label took away without a word, and a companion that drained and was done."""
 MORE = int(os.environ.get("COMPANION_WALKS", "1500"))
 ROLES = ("prefill", "encode")
 BESIDE = {arm: {role: pool(f"{role}-{arm.name}") for role in ROLES} for arm in ARMS}
@@ -164,7 +166,7 @@ class Walk(Walking):
     )
 
 
-@pytest.mark.parametrize("seed", range(WALKS))
+@pytest.mark.parametrize("seed", [*range(WALKS), *FOUND])
 def test_companions_keep_with_their_versions(seed: int) -> None:
     Walk(seed).go(STEPS)
 

@@ -560,7 +560,7 @@ def test_what_lost_goes_whatever_labels_say_and_stable_gets_its_own_back(label: 
     assert made.status.stable_scale is None
     said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
     assert replicas(made, V2, P2) == [0, 1]
-    assert "prefill-v2 is not scaled down: it is a companion of stable by now" in said
+    assert "prefill-v2 is not scaled down: it is a companion of another version by now" in said
 
 
 def with_roles(*roles: str) -> World:
