@@ -245,6 +245,7 @@ class Watched:
         capacity = world.current.capacity
         if capacity is None:
             return  # asked for just now, in the middle of an attempt
+        policy = self._of_way_back(policy, canary, action.desired.stable)
         needed = pods_for(action.desired.weight, capacity.stable_at_start, policy)
         if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
             needed = policy.min_replicas  # nobody else could serve
@@ -257,6 +258,13 @@ class Watched:
                 share = Fraction(action.desired.weight * 1, 10_000) * size
                 beside = min(beside, ceil(share * Fraction(policy.headroom).limit_denominator(100)))
             assert world.fleets[companion].ready >= beside, "and those that work for them"
+
+    def _of_way_back(self, policy: Capacity, canary: Identity, stable: Identity) -> Capacity:
+        """A way back needs no more pods per pod of stable's than it had when both carried all traffic."""
+        had, has = (self.world.status.promoted(arm) for arm in (canary, stable))
+        if not self.world.current.skip_gates or had is None or has is None or not (had.pods and has.pods):
+            return policy
+        return replace(policy, headroom=min(policy.headroom, had.pods / has.pods))
 
     @staticmethod
     def _gives(n: int, sizes: list[int], policy: Capacity) -> bool:
