@@ -317,7 +317,7 @@ class CompanionScaleModel(ApiModel):
     ready_at_start: Number = 0
     """Its Ready pods before it gave any; 0: all of `full`."""
     gone_since: Time | None = None
-    """On the way back: since when its pool has not been there."""
+    """On the way back: since when its pool, or what makes its pods, has not been there."""
 
 
 class StableScaleModel(ApiModel):

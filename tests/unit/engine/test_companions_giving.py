@@ -305,6 +305,54 @@ def test_a_pool_that_is_made_anew_gets_its_pods_back() -> None:
     assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
 
 
+@pytest.mark.parametrize("ends", ["abort", "deadline"])
+def test_a_companion_of_stable_whose_workload_is_gone_holds_up_nobody_for_longer_than_ten_minutes(
+    ends: str,
+) -> None:
+    made = at_half()
+    fleet = made.fleets[P1]
+    fleet.problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    fleet.replicas, fleet.pods = 0, []
+    if ends == "abort":
+        made.say("abort")
+    else:
+        made.advance(1801)
+        assert "has not come into force for 30m" in made.status.message
+        assert "no Deployment makes them" in made.status.message
+    walked(made, 10)
+    assert made.share_of(V2) == 0
+    assert replicas(made, V1) == [8]
+    assert "no Deployment makes them: it is waited for until " in made.status.message
+
+    made.advance(600)
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert said == ["prefill-v1 keeps what it has of 4 replicas: no Deployment makes them"]
+    fleet.problem = None
+    fleet.scale(4)
+    walked(made, 2)
+    made.say("retry")
+    walked(made, 10)
+    assert made.share_of(V2) > 0
+
+
+def test_a_workload_of_a_companion_of_the_canary_that_is_gone_ends_the_step_by_its_deadline() -> None:
+    made = at_half()
+    made.fleets[P2].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    made.fleets[P2].replicas, made.fleets[P2].pods = 0, []
+    walked(made, 2)
+    assert made.status.reason == Reason.CAPACITY_UNKNOWN
+    made.advance(1801)
+
+    assert made.status.phase is Phase.ABORTED
+    assert "no Deployment makes them" in made.status.message
+    walked(made, 40)
+    assert replicas(made, V1, P1, V2) == [8, 4, 0]
+    for _ in range(3):
+        made.advance(400)
+    assert made.status.scale_downs == ()
+
+
 def test_what_makes_no_pods_of_a_companion_of_stable_any_more_is_said() -> None:
     made = at_half()
     made.fleets[P1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
