@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.cli.drain_time import short_drain
 from rollouts.cli.plan_table import spoken
 from rollouts.cli.scaled_elsewhere import NothingGiven, makers_of
 from rollouts.engine.capacity import (
@@ -111,6 +112,8 @@ def capacity_lines(
     if (wrong := infeasible(stable, capacity, [one.pods or 0 for one in counted])) is not None:
         yield f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
         return
+    if (short := short_drain(capacity, companions=bool(beside))) is not None:
+        yield f"Drain: {short[0]}: {short[1]}."
     yield from _unknown(beside)
     if beside and (wrong := _not_beside(stable, capacity, counted)):
         yield f"Capacity: it would wait as {wrong}."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.references import listed_companions, serving_pools
+from rollouts.cli.drain_time import short_drain
 from rollouts.cli.scaled_elsewhere import nothing_given
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, WarmUp
@@ -87,6 +88,9 @@ def workload_faults(
             f"a rollout {'waits' if kept.certain else 'may wait'} as {Reason.CAPACITY_INFEASIBLE} until then"
         )
         yield WorkloadFault(bad=kept.certain, text=kept.why, fix=f"{kept.fix}: {waits}", about=rollout)
+    beside = any(one.of in names for one in (*said, *listed))
+    if (short := short_drain(policy, companions=beside)) is not None:
+        yield WorkloadFault(bad=False, text=short[0], fix=short[1], about=rollout)
     yield from _missing(rollout, listed, {_name(pool) for pool in objects if pool.get("kind") == _POOL})
     names |= {one.pool for one in (*said, *listed) if one.of in names}
     for pool in objects:

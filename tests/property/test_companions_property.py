@@ -27,8 +27,8 @@ from tests.kit.world import World, background, pause, pool, spec, weight
 
 WALKS, STEPS = 50, 40
 FOUND = (617, 828, 50169)
-"""Walks that failed once: a debt that a label took away without a word, a way back of which endpointRatio asked more pods
-than there were to be, and a companion that drained and was done."""
+"""Walks that failed once: a debt that a label took away without a word, a way back of which endpointRatio asked more
+pods than there were to be, and a companion that drained and was done."""
 MORE = int(os.environ.get("COMPANION_WALKS", "1500"))
 ROLES = ("prefill", "encode")
 BESIDE = {arm: {role: pool(f"{role}-{arm.name}") for role in ROLES} for arm in ARMS}

@@ -372,6 +372,17 @@ def test_a_plan_may_be_stopped_where_nobody_says_how_many_pods_the_companion_has
     assert "GPU-hours" in said
 
 
+def test_a_plan_says_that_its_drain_timeout_is_over_before_figures_count(tmp_path, monkeypatch):
+    capacity = {"maxSurge": 1, "minStable": 1, "drainTimeout": "30s"}
+    said = with_prefill(tmp_path, monkeypatch, "--companion-pods=4", **capacity)
+
+    assert (
+        "Drain: drainTimeout 30s is over before the figures of a pod of a version with companions count"
+        in said
+    )
+    assert "Drain:" not in with_prefill(tmp_path, monkeypatch, "--companion-pods=4", maxSurge=1, minStable=1)
+
+
 TEXT = """\
 apiVersion: inferencerollouts.dev/v1alpha1
 kind: Rollout

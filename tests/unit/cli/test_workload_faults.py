@@ -373,3 +373,33 @@ async def test_doctor_knows_by_the_replicas_whether_stable_has_to_give_some(surg
     assert [one.level for one in found] == ([Level.BAD] if words else [])
     assert all(f"HorizontalPodAutoscaler auto scales Deployment {scaled}" in one.text for one in found)
     assert all(words in one.fix and "waits as CapacityInfeasible until then" in one.fix for one in found)
+
+
+TIMEOUTS = [
+    ({**GIVES, "drainTimeout": "65s"}, True, "count, 1m5s after requests are kept from it"),
+    ({**GIVES, "drainTimeout": "66s"}, True, ""),
+    ({**GIVES, "drainTimeout": "65s"}, False, ""),
+    ({**GIVES, "drainTimeout": "5s"}, False, "figures of a pod count, 5s after"),
+    ({"drainTimeout": "5s"}, True, ""),
+]
+
+
+def drained(beside: bool) -> list[dict[str, Any]]:
+    return [POOL, deployment(), *(companion("p2", "v2") if beside else [])]
+
+
+@pytest.mark.parametrize(("capacity", "beside", "told"), TIMEOUTS)
+def test_a_timeout_that_is_over_before_figures_count_is_told_of_files(capacity, beside, told):
+    found = lint_documents([rollout(capacity=capacity), *drained(beside)])
+    texts = [one.text for one in found if "drainTimeout" in one.text]
+
+    assert len(texts) == bool(told)
+    assert all(told in text for text in texts)
+
+
+@pytest.mark.parametrize(("capacity", "beside", "told"), TIMEOUTS)
+async def test_a_timeout_that_is_over_before_figures_count_is_told_of_a_cluster(capacity, beside, told):
+    cluster = stored(sound(), drained(beside), **capacity)
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+
+    assert [one.level for one in checks if "drainTimeout" in one.text] == [Level.WARN] * bool(told)
