@@ -11,7 +11,7 @@ from rollouts.api.status import read_status, write_status
 from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDeadline, OnDelete, PodCount
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import CompanionScale, Phase, ScaleDown, StableScale
 from rollouts.engine.versions import Identity
 from rollouts.units import format_weight
 from tests.kit.fleet import Fleet, PodState
@@ -732,3 +732,29 @@ def test_an_autoscaler_that_appears_in_the_middle_ends_the_step_by_its_deadline(
     made.say("retry")
     walked(made, 20, 17, 9)
     assert made.share_of(V2) > 0
+
+
+def test_what_is_in_the_way_of_several_kinds_drains_once() -> None:
+    made = with_roles("encode", "prefill")
+    to(made, "v1")
+    made.fleets |= {pool("old"): Fleet.of("old", 3), V2: Fleet.of("v2", 0)}
+    lent = [
+        CompanionScale(identity=pool(f"{role}-v1"), role=role, full=6, wanted=6, most=7)
+        for role in ("encode", "prefill")
+    ]
+    made.status = replace(
+        made.status,
+        scale_downs=(ScaleDown(identity=pool("old"), of=V2, role="another"),),
+        stable_scale=StableScale(
+            identity=V1, full=8, wanted=8, most=9, returning=True, drain_seconds=300, companions=tuple(lent)
+        ),
+    )
+    made.step()
+
+    assert [one.identity.name for one in made.status.drains] == ["old"]
+    for _ in range(8):
+        made.step()
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=31)
+    assert [made.fleets[pool(name)].replicas for name in ("old", "encode-v1", "prefill-v1")] == [0, 6, 6]
