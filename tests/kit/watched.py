@@ -10,7 +10,6 @@ from math import ceil
 from types import MappingProxyType
 
 from rollouts.api.status import read_status, write_status
-from rollouts.engine import scaling
 from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WarmPods, WriteTraffic
 from rollouts.engine.capacity import (
     carried,
@@ -27,6 +26,7 @@ from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.scaling_down import SETTLE
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import World
@@ -225,11 +225,11 @@ class Watched:
         needed = version != action.identity and world.fleets[version].live > policy.scale_down_to
         needed = needed and idle < policy.drain_timeout
         if any(one.identity == action.identity for one in world.status.drains) and (
-            answers or idle < scaling.SETTLE or needed
+            answers or idle < SETTLE or needed
         ):
             self._look_at_drain(action)
             return
-        assert idle >= scaling.SETTLE
+        assert idle >= SETTLE
         assert not answers, "no pod with work is taken away before the timeout"
         owed = next(one for one in world.status.scale_downs if one.identity == action.identity)
         first = version == action.identity or owed.of == action.identity

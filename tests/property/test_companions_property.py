@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.engine import lending, parts, scaling, taking_back
+from rollouts.engine import lending, losers, parts, scaling_down, scaling_up, taking_back
 from rollouts.engine.capacity import companion_pods
 from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
@@ -185,24 +185,24 @@ def _weight_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def _all_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_waits_for_others", lambda *_: "")
+    patch.setattr(scaling_down, "_waits_for_others", lambda *_: "")
 
 
 def _unstored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_stored", lambda draft: scaling._numbers(draft.current.capacity))
+    patch.setattr(scaling_up, "_stored", lambda draft: scaling_up._numbers(draft.current.capacity))
 
 
 def _no_budget(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "room", lambda *_: 100)
+    patch.setattr(scaling_up, "room", lambda *_: 100)
 
 
 def _forgotten(patch: pytest.MonkeyPatch) -> None:
-    real = scaling._add_owed
+    real = losers.add_owed
 
     def alone(draft: Any, *owed: ScaleDown) -> None:
         real(draft, *(one for one in owed if one.of is None))
 
-    patch.setattr(scaling, "_add_owed", alone)
+    patch.setattr(losers, "add_owed", alone)
 
 
 def _share_of_companions_unseen(patch: pytest.MonkeyPatch) -> None:

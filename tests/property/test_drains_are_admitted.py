@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollouts.api.status import read_status, write_status
+from rollouts.engine.losers import SCALE_DOWNS
 from rollouts.engine.observation import Drained, Draining, NotControllable
 from rollouts.engine.planning import plan
 from rollouts.engine.rollout_spec import Capacity, PodCount
 from rollouts.engine.rollout_status import CompanionScale, Drain, ScaleDown, StableScale
-from rollouts.engine.scaling import SCALE_DOWNS
 from rollouts.engine.versions import Identity
 from rollouts.lab.memoryapi.schema import validate
 from rollouts.objects.companions import MOST
