@@ -21,9 +21,10 @@ from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 from rollouts.engine.rollout_status import Phase, ScaleDown
+from rollouts.engine.versions import Identity
 from tests.kit.fleet import Fleet
-from tests.kit.walking import ARMS, Walking
-from tests.kit.world import World, background, pause, pool, spec, weight
+from tests.kit.walking import ARMS, Walking, named
+from tests.kit.world import pause, pool, weight
 
 WALKS, STEPS = 50, 40
 FOUND = (617, 828, 50169)
@@ -60,28 +61,16 @@ class Walk(Walking):
         )
         if self.policy.headroom > 0.5 and self.policy.min_replicas > self.size:
             self.policy = replace(self.policy, min_replicas=1)
-        fleets = {arm: Fleet.of(arm.name, self.size if arm == ARMS[0] else 0) for arm in ARMS}
+        beside = dict[Identity, Fleet]()
         for arm in ARMS:
             for role in self.kinds:
                 number = pick([1, 2, 4, 9]) if arm == ARMS[0] else 0
-                fleets[BESIDE[arm][role]] = Fleet.of(BESIDE[arm][role].name, number)
-        made = spec(
-            *pick([(weight(10), weight(50), pause(60)), (weight(60),), (weight(20), pause(30))]),
-            target="v1",
-            capacity=self.policy,
-            analysis=background(),
-            rollback_window=timedelta(hours=1),
-        )
-        world = World(
-            spec=made,
-            rules=[{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}],
-            pools=dict.fromkeys(fleets, 0),
-            fleets=fleets,
-        )
-        self.watch(world)
-        self.named()
+                beside[BESIDE[arm][role]] = Fleet.of(BESIDE[arm][role].name, number)
+        steps = pick([(weight(10), weight(50), pause(60)), (weight(60),), (weight(20), pause(30))])
+        self.begin(*steps, beside=beside)
+        self.label()
 
-    def named(self) -> None:
+    def label(self) -> None:
         """Each version has its own companions."""
         self.world.companions = {
             arm: tuple(Companion(identity=BESIDE[arm][role], role=role) for role in sorted(self.kinds))
@@ -91,7 +80,7 @@ class Walk(Walking):
     def go(self, steps: int) -> None:
         """Walk, and come to rest."""
         self.walk(steps)
-        self.named()
+        self.label()
         self.repair()
         if not self.gives:
             self._capacity(replace(self.policy, max_surge=None))
@@ -134,7 +123,7 @@ class Walk(Walking):
         self.world.companions[arm] = self.rng.choice([(), unknown, theirs])
 
     def labelled_again(self) -> None:
-        self.named()
+        self.label()
 
     def scaled_up(self) -> None:
         fleet = self._fleet()
@@ -177,7 +166,8 @@ def test_companions_keep_with_their_versions(seed: int) -> None:
 @pytest.mark.timeout(1200)
 def test_companions_keep_with_their_versions_for_long() -> None:
     for seed in range(WALKS, WALKS + MORE):
-        Walk(seed).go(STEPS)
+        with named(seed):
+            Walk(seed).go(STEPS)
 
 
 def _weight_alone(patch: pytest.MonkeyPatch) -> None:
