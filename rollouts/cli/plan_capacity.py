@@ -109,20 +109,10 @@ def capacity_lines(
     if capacity is None:
         return
     counted = [one for one in beside if one.pods is not None]
-    if (wrong := infeasible(stable, capacity, [one.pods or 0 for one in counted])) is not None:
-        yield f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
-        return
-    if (short := short_drain(capacity, companions=bool(beside))) is not None:
-        yield f"Drain: {short[0]}: {short[1]}."
-    yield from _unknown(beside)
-    if beside and (wrong := _not_beside(stable, capacity, counted)):
+    if wrong := _refusal(stable, capacity, beside, none_given):
         yield f"Capacity: it would wait as {wrong}."
         return
-    if none_given is not None:
-        may = "would" if none_given.certain else "may"
-        yield f"Capacity: it {may} wait as {Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}."
-        if none_given.certain:
-            return
+    yield from _doubts(capacity, beside, none_given)
     steps = pods_at_steps(spec, stable)
     rises = {one.weight: one for one in reversed(steps) if one.weight}
     pods = ", ".join(f"{rises[weight].canary} at {format_weight(weight)}" for weight in sorted(rises))
@@ -144,6 +134,30 @@ def capacity_lines(
         yield f"Stable: pods {kept}."
     if not math.isinf(sum(minutes)):
         yield from _hours(steps, stable, minutes, gpus, capacity, counted)
+
+
+def _refusal(
+    stable: int, capacity: Capacity, beside: Sequence[Beside], none_given: NothingGiven | None
+) -> str:
+    """Why nothing would be scaled, with the reason of the status; empty where the plan can be met."""
+    counted = [one for one in beside if one.pods is not None]
+    if (wrong := infeasible(stable, capacity, [one.pods or 0 for one in counted])) is not None:
+        return f"{Reason.CAPACITY_INFEASIBLE}: {wrong}"
+    if wrong := _not_beside(stable, capacity, counted):
+        return wrong
+    if none_given is not None and none_given.certain:
+        return f"{Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}"
+    return ""
+
+
+def _doubts(capacity: Capacity, beside: Sequence[Beside], none_given: NothingGiven | None) -> Iterator[str]:
+    """What may be otherwise than the figures say, for want of something that nobody said, or by a timeout."""
+    if none_given is not None:
+        what = f"{Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}"
+        yield f"Capacity: it may wait as {what}."
+    if (short := short_drain(capacity, companions=bool(beside))) is not None:
+        yield f"Drain: {short[0]}: {short[1]}."
+    yield from _unknown(beside)
 
 
 def _unknown(beside: Sequence[Beside]) -> Iterator[str]:
