@@ -28,6 +28,7 @@ from rollouts.engine import (
     scaling_at_deletion,
     scaling_down,
     scaling_up,
+    shortage,
     taking_back,
     wayback,
 )
@@ -58,6 +59,7 @@ PREFILL_THIRD = "capacity: prefill: another target at half"
 PREFILL_SPARE = "capacity: prefill: one spare pod of each kind: promoted"
 PREFILL_REVERTED = "capacity: prefill: one spare pod of each kind: reverted at half"
 PREFILL_SPARE_DELETED = "capacity: prefill: one spare pod of each kind: deleted at half"
+PREFILL_SCALED = "capacity: prefill: one spare pod of each kind: an autoscaler of stable's is there, and goes"
 PREFILL_DELETED = "capacity: prefill: deleted in the middle"
 
 SAMPLE = 41
@@ -335,6 +337,11 @@ def _floor_of_prefill_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lending, "_settle", settle)
 
 
+def _autoscaler_of_prefill_unseen(patch: pytest.MonkeyPatch) -> None:
+    """A rollout begins although nobody gives pods, and stalls."""
+    patch.setattr(shortage, "_kept_whole", lambda *_: "")
+
+
 def _prefill_never_taken_back(patch: pytest.MonkeyPatch) -> None:
     real = taking_back._take_back_part
 
@@ -352,6 +359,12 @@ PLANTED = [
     Planted("prefill goes with its requests", _drain_unseen, Invariant.DRAINED, PREFILL_SPARE),
     Planted(
         "stable gets its prefill not back", _prefill_never_taken_back, Invariant.CONVERGED, PREFILL_REVERTED
+    ),
+    Planted(
+        "an autoscaler of prefill is not looked at",
+        _autoscaler_of_prefill_unseen,
+        Invariant.CONVERGED,
+        PREFILL_SCALED,
     ),
     Planted("weight does not wait for prefill", _prefill_unseen, Invariant.PODS_FIRST, PREFILL),
     Planted("prefill goes before its decode", _prefill_first, Invariant.DRAINED, PREFILL),
