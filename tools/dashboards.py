@@ -218,10 +218,10 @@ _DETAIL = Dashboard(
             title="Pods of a rollout that scales",
             queries=(
                 (f"max by (arm, state) (rollouts_rollout_pods{{{_ONE}}})", "{{arm}} {{state}}"),
-                (f'sum(max by (arm) (rollouts_rollout_pods{{{_ONE}, state="wanted"}}))', "both"),
+                (f'sum(max by (arm) (rollouts_rollout_pods{{{_ONE}, state="wanted"}}))', "all"),
             ),
             width=12,
-            about="Where strategy.canary.capacity is set.",
+            about="Where strategy.canary.capacity is set. Prefill, say, is canary/prefill there.",
         ),
         Panel(
             title="Pod-hours in the last day, both versions",
@@ -233,7 +233,7 @@ _DETAIL = Dashboard(
             ),
             kind="stat",
             width=12,
-            about="While an attempt scales. Times the GPUs of a pod they are GPU-hours.",
+            about="While an attempt scales, with companions. Times the GPUs of a pod they are GPU-hours.",
         ),
         Panel(
             title="GPUs held by all versions of an attempt",

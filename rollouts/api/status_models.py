@@ -41,6 +41,8 @@ Noticed = Annotated[Long, Stored(cut=512)]
 KeptShort = Annotated[Short, KEPT]
 KeptNumber = Annotated[Number, KEPT]
 Filled = Annotated[Short, Stored(least=1)]
+Called = Annotated[str, Field(max_length=253 + 1 + 63), Stored(least=1)]
+"""A pool's name, or that of one of its roles: the pool's, a slash, and the value of a label."""
 MOST_STRATEGY = 32 * 1024
 """Characters of a shared strategy's fields as JSON: an attempt stores them, and a status is read and written often."""
 
@@ -155,7 +157,7 @@ class CompanionRefModel(ApiModel):
     """InferencePool."""
     group: Short = ""
     """Its API group."""
-    name: Filled
+    name: Called
     """Its name."""
     source: Source = ""
     """Empty: only pools have workloads of their own."""
@@ -223,7 +225,7 @@ class ScaleDownModel(ApiModel):
     """InferencePool."""
     group: Short = ""
     """API group of the pool."""
-    name: Filled
+    name: Called
     """Name of the pool."""
     source: Source = ""
     """Empty: only pools have workloads of their own."""
@@ -256,7 +258,7 @@ class DrainModel(ApiModel):
     """InferencePool."""
     group: Short = ""
     """API group of the pool."""
-    name: Filled
+    name: Called
     """Name of the pool."""
     source: Annotated[str, Field(max_length=1024)] = ""
     """Empty: only pools have workloads of their own."""
@@ -294,7 +296,7 @@ class CompanionScaleModel(ApiModel):
     """InferencePool."""
     group: Short = ""
     """API group of the pool."""
-    name: Filled
+    name: Called
     """Name of the pool."""
     source: Source = ""
     """Empty: only pools have workloads of their own."""
@@ -317,7 +319,7 @@ class CompanionScaleModel(ApiModel):
     ready_at_start: Number = 0
     """Its Ready pods before it gave any; 0: all of `full`."""
     gone_since: Time | None = None
-    """On the way back: since when its pool has not been there."""
+    """On the way back: since when its pool, or what makes its pods, has not been there."""
 
 
 class StableScaleModel(ApiModel):

@@ -36,6 +36,7 @@ from rollouts.cli.plan_capacity import accelerators_of, capacity_lines, companio
 from rollouts.cli.plan_table import minutes_of, pods_line, rows_of, table_of, total_of
 from rollouts.cli.plan_waits import Surroundings, ends_at, obstacles
 from rollouts.cli.progress import progress
+from rollouts.cli.scaled_elsewhere import nothing_given
 from rollouts.cli.yaml_source import read_yaml
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import console, document, say
@@ -219,7 +220,9 @@ def plan_command(
         beside = companions_in(parsed.spec, around.objects, companion_pods)
         if isinstance(beside, str):
             raise BadInput(f"{file}: {beside}")
-        for line in capacity_lines(parsed.spec, stable, minutes_of(parsed.spec, rows), gpus, beside):
+        sizes, policy = (stable, *(one.pods for one in beside)), parsed.spec.canary.capacity
+        kept = nothing_given(around.stored, policy, around.objects, sizes) if policy is not None else None
+        for line in capacity_lines(parsed.spec, stable, minutes_of(parsed.spec, rows), gpus, beside, kept):
             say(line)
     if rows:
         console().print(table_of(rows))

@@ -19,7 +19,7 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of, text_at, text_of
-from rollouts.objects.workloads import WORKLOADS
+from rollouts.objects.workloads import AUTOSCALER, WORKLOADS
 
 __all__ = ["calendar_line", "surroundings_of"]
 
@@ -57,10 +57,7 @@ async def _asked(
             others = await list_all(client, kinds.ROLLOUT, space)
         except Forbidden:
             continue
-        me = (namespace, text_of(metadata_of(rollout).get("name")))
-        found += [
-            one for one in others if (metadata_of(one).get("namespace"), metadata_of(one).get("name")) != me
-        ]
+        found += [{**one, "kind": "Rollout"} for one in others]
         break
     with contextlib.suppress(Forbidden, NotFound):
         found.append(await client.get(kinds.NAMESPACE, None, namespace))
@@ -70,9 +67,9 @@ async def _asked(
         with contextlib.suppress(Forbidden, KindNotServed):
             there = await list_all(client, resource, namespace)
             found += [{**one, "kind": resource.kind} for one in there]
-    for kind, resource in WORKLOADS.items() if target else ():
+    for resource in (*WORKLOADS.values(), AUTOSCALER) if target else ():
         with contextlib.suppress(Forbidden, KindNotServed):  # items of a list say no kind
-            found += [{**one, "kind": kind} for one in await list_all(client, resource, namespace)]
+            found += [{**one, "kind": resource.kind} for one in await list_all(client, resource, namespace)]
     return found, reports
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.cli.drain_time import short_drain
 from rollouts.cli.plan_table import spoken
+from rollouts.cli.scaled_elsewhere import NothingGiven, makers_of
 from rollouts.engine.capacity import (
     companion_infeasible,
     companion_pods,
@@ -22,8 +24,6 @@ from rollouts.engine.steps import weight_at
 from rollouts.objects.accelerators import of_replica
 from rollouts.objects.companions import Belongs, belongs, companions_of, within
 from rollouts.objects.fields import dict_at
-from rollouts.objects.pools import read_pool
-from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
 from rollouts.units import FULL, Weight, format_weight
 
 __all__ = ["Beside", "PodsAt", "accelerators_of", "capacity_lines", "companions_in", "pods_at_steps"]
@@ -92,40 +92,27 @@ def accelerators_of(rollout: Object, objects: Sequence[Object]) -> int:
 
 
 def _gpus(name: Any, objects: Sequence[Object]) -> int:
-    own, _, role = str(name).partition("/")
-    named = [
-        read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == own
-    ]
-    there = [pool.role(role) if role else pool for pool in named]
-    workloads = [one for one in objects if one.get("kind") in WORKLOADS]
-    found = (
-        of_replica(one)
-        for one in workloads
-        for pool in there
-        if pool and makes_pods_of(pod_labels(one), pool)
-    )
-    return next((count for count in found if count), 0)
-
-
-def _name(obj: Object) -> Any:
-    return dict_at(obj, "metadata").get("name")
+    return next((count for count in map(of_replica, makers_of(str(name), objects)) if count), 0)
 
 
 def capacity_lines(
-    spec: RolloutSpec, stable: int, minutes: Sequence[float], gpus: int, beside: Sequence[Beside] = ()
+    spec: RolloutSpec,
+    stable: int,
+    minutes: Sequence[float],
+    gpus: int,
+    beside: Sequence[Beside] = (),
+    none_given: NothingGiven | None = None,
 ) -> Iterator[str]:
-    """``minutes`` of each step and of what follows (``minutes_of``); ``gpus`` of a pod, 0: not known."""
+    """``minutes`` of each step and of what follows (``minutes_of``); ``gpus`` of a pod, 0: not known; ``none_given``:
+    why stable would give no pods."""
     capacity = spec.canary.capacity
     if capacity is None:
         return
     counted = [one for one in beside if one.pods is not None]
-    if (wrong := infeasible(stable, capacity, [one.pods or 0 for one in counted])) is not None:
-        yield f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
-        return
-    yield from _unknown(beside)
-    if beside and (wrong := _not_beside(stable, capacity, counted)):
+    if wrong := _refusal(stable, capacity, beside, none_given):
         yield f"Capacity: it would wait as {wrong}."
         return
+    yield from _doubts(capacity, beside, none_given)
     steps = pods_at_steps(spec, stable)
     rises = {one.weight: one for one in reversed(steps) if one.weight}
     pods = ", ".join(f"{rises[weight].canary} at {format_weight(weight)}" for weight in sorted(rises))
@@ -147,6 +134,30 @@ def capacity_lines(
         yield f"Stable: pods {kept}."
     if not math.isinf(sum(minutes)):
         yield from _hours(steps, stable, minutes, gpus, capacity, counted)
+
+
+def _refusal(
+    stable: int, capacity: Capacity, beside: Sequence[Beside], none_given: NothingGiven | None
+) -> str:
+    """Why nothing would be scaled, with the reason of the status; empty where the plan can be met."""
+    counted = [one for one in beside if one.pods is not None]
+    if (wrong := infeasible(stable, capacity, [one.pods or 0 for one in counted])) is not None:
+        return f"{Reason.CAPACITY_INFEASIBLE}: {wrong}"
+    if wrong := _not_beside(stable, capacity, counted):
+        return wrong
+    if none_given is not None and none_given.certain:
+        return f"{Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}"
+    return ""
+
+
+def _doubts(capacity: Capacity, beside: Sequence[Beside], none_given: NothingGiven | None) -> Iterator[str]:
+    """What may be otherwise than the figures say, for want of something that nobody said, or by a timeout."""
+    if none_given is not None:
+        what = f"{Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}"
+        yield f"Capacity: it may wait as {what}."
+    if (short := short_drain(capacity, companions=bool(beside))) is not None:
+        yield f"Drain: {short[0]}: {short[1]}."
+    yield from _unknown(beside)
 
 
 def _unknown(beside: Sequence[Beside]) -> Iterator[str]:

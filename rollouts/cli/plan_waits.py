@@ -4,7 +4,7 @@ it would be over."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,6 +40,8 @@ class Surroundings:
     reports: tuple[ControllerReport, ...] = ()
     objects: tuple[Object, ...] = ()
     """All of them: templates, strategies, pools and what makes their pods among them."""
+    stored: Object = field(default_factory=dict)
+    """The Rollout with the status that the file, or the cluster, has of it."""
     live: bool = False
 
     @property
@@ -72,11 +74,26 @@ def surroundings(
             if selects(one.rollouts, labels)
             and (one.namespaces is None or known is None or selects(one.namespaces, known))
         ),
-        rollouts=tuple(one for one in objects if one.get("kind") == "Rollout" and one is not rollout),
+        rollouts=tuple(
+            one for one in objects if one.get("kind") == "Rollout" and not _is_same(one, rollout, space)
+        ),
         objects=tuple(objects),
         reports=tuple(one for one in reports if one.watches(space)),
+        stored={**rollout, "status": _status(rollout, objects, space)},
         live=live,
     )
+
+
+def _status(rollout: Object, objects: Sequence[Object], namespace: str) -> Object:
+    """The file's, or the cluster's where that says none."""
+    same = (one for one in (rollout, *objects) if _is_same(one, rollout, namespace))
+    return next((status for one in same if (status := map_of(one.get("status")))), {})
+
+
+def _is_same(one: Object, rollout: Object, namespace: str) -> bool:
+    """Whether it is the Rollout itself, of the file or of the cluster."""
+    name, meta = metadata_of(rollout).get("name"), metadata_of(one)
+    return _is(one, "Rollout", text_of(name)) and meta.get("namespace", namespace) == namespace
 
 
 def _is(obj: Object, kind: str, name: str) -> bool:

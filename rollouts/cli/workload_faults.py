@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.references import listed_companions, serving_pools
+from rollouts.cli.drain_time import short_drain
+from rollouts.cli.scaled_elsewhere import nothing_given
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, WarmUp
 from rollouts.objects.companions import (
     ROLE_LABEL,
@@ -21,7 +24,7 @@ from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_
 from rollouts.objects.pools import ROLES_ANNOTATION, Pool, read_pool, read_roles
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
-    AUTOSCALER,
+    AUTOSCALERS,
     WORKLOAD_ANNOTATION,
     WORKLOADS,
     makes_pods_of,
@@ -80,11 +83,19 @@ def workload_faults(
     ]
     said += [one for pool in objects if pool.get("kind") == _POOL for one in within(pool)]
     yield from _of_companions(rollout, said, listed)
+    if (kept := nothing_given(rollout, policy, objects)) is not None:
+        waits = (
+            f"a rollout {'waits' if kept.certain else 'may wait'} as {Reason.CAPACITY_INFEASIBLE} until then"
+        )
+        yield WorkloadFault(bad=kept.certain, text=kept.why, fix=f"{kept.fix}: {waits}", about=rollout)
+    beside = any(one.of in names for one in (*said, *listed))
+    if (short := short_drain(policy, companions=beside)) is not None:
+        yield WorkloadFault(bad=False, text=short[0], fix=short[1], about=rollout)
     yield from _missing(rollout, listed, {_name(pool) for pool in objects if pool.get("kind") == _POOL})
     names |= {one.pool for one in (*said, *listed) if one.of in names}
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
-            scalers = [one for one in objects if one.get("kind") == AUTOSCALER.kind]
+            scalers = [one for one in objects if one.get("kind") in AUTOSCALERS]
             read = read_pool(dict(pool))
             others = (read.role(role) for role in (read.roles.others if read.roles is not None else ()))
             yield from _of_roles(pool)
@@ -193,7 +204,7 @@ def _of_workload(workload: Object, autoscalers: Sequence[Object]) -> Iterator[Wo
         if scaled_by(scaler) == (workload.get("kind"), _name(workload)):
             yield WorkloadFault(
                 bad=False,
-                text=f"{AUTOSCALER.kind} {_name(scaler)} scales {_what(workload)}, so that the controller does not: "
+                text=f"{scaler['kind']} {_name(scaler)} scales {_what(workload)}, so that the controller does not: "
                 "it waits for Ready pods, and scales neither up nor down",
                 fix="raise its minReplicas for the rollout (an autoscaler does nothing at 0), or take it out",
                 about=scaler,

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
+from rollouts.controller.in_flight import ON_THE_WAY
 from rollouts.controller.marking import PATIENCE, Change, Marking, PodMarks
 from rollouts.controller.workloads import InFlight, companion_identities, find_workload
 from rollouts.engine.actions import DrainPods, Plan
@@ -39,7 +41,7 @@ from rollouts.objects.workloads import ORDINAL_KINDS, Workload
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import uid_of
 
-__all__ = ["PodDrains"]
+__all__ = ["PodDrains", "spared_for"]
 
 Object = Mapping[str, Any]
 _FIRST_LOOK = 5.0
@@ -50,6 +52,11 @@ waits for prefill neither its own server nor a picker shows the request, and wha
 after prefill shows nothing any more."""
 _SEEN = 2.0
 """Seconds that a deletion cost is to be there before it is relied on: the controller that deletes has a cache, too."""
+
+
+def spared_for(*, companions: bool) -> timedelta:
+    """How long requests are kept from a pod, of a version with companions or without, before its figures count."""
+    return timedelta(seconds=ON_THE_WAY + (HIDDEN if companions else 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,8 @@ class ControllerMetrics:
         )
         self.pods = self._gauge(
             "rollout_pods",
-            "Pods of an arm whose workload is scaled: wanted, and of them ready, pending, warming or draining.",
+            "Pods of an arm whose workload is scaled (a companion's is canary/ROLE): wanted, and of them ready, "
+            "pending, warming or draining.",
             *one,
             "arm",
             "state",

@@ -7,7 +7,7 @@ stable's free, whatever N.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil, floor
@@ -30,6 +30,7 @@ __all__ = [
     "share_of_ready",
     "share_pods",
     "stable_pods_for",
+    "way_around",
 ]
 
 
@@ -155,6 +156,12 @@ def companion_infeasible(stable: int, pods: int, policy: Capacity, companions: S
         f"{_enough_for_all(stable, policy, companions)}, or to a percentage that is as much"
         f"{f', or minStable to {left}' if fits else ''}"
     )
+
+
+def way_around(needed: Iterable[int]) -> str:
+    """What to do where stable gives no pods because somebody else scales a workload; ``needed``: pods of each kind at
+    100 %, for all of which there is room beside all of stable's with as large a maxSurge."""
+    return f"take that away, or set maxSurge to {max(needed)}, so that stable keeps all of its pods"
 
 
 def _enough_for_all(stable: int, policy: Capacity, companions: Sequence[int]) -> int:

@@ -41,8 +41,11 @@ def is_scaled(draft: Draft, identity: Identity) -> bool:
 def drained_to(draft: Draft, identity: Identity, view: WorkloadView, to: int) -> int:
     """Drain an arm's pods down to ``to``; the replicas that its workload may have now.
 
-    The timeout counts from when so many pods were first to go: more of them begin anew, fewer do not.
+    The timeout counts from when so many pods were first to go: more of them begin anew, fewer do not. Who asks first in
+    a plan is served: pods of a role that is not known any more may be in the way of several kinds.
     """
+    if any(one.identity == identity for one in draft.status.drains):
+        return view.replicas
     stored = open_drain(draft, identity)
     since = draft.now if stored is None or to < stored.to else stored.since
     asked = Drain(identity=identity, replicas=view.replicas, to=to, since=since)

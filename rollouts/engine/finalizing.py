@@ -17,7 +17,12 @@ from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import begin_return
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
-from rollouts.engine.scaling import RELEASE_ANNOTATION, finish_scaling, owes_scaling, return_stable
+from rollouts.engine.scaling_at_deletion import (
+    RELEASE_ANNOTATION,
+    finish_scaling,
+    owes_scaling,
+    return_stable,
+)
 from rollouts.engine.taking_back import leave_stable
 from rollouts.engine.wayback import carries, give_back, keep_record
 from rollouts.units import FULL, ZERO

@@ -30,7 +30,10 @@ def for_way_back(obs: Observation) -> Observation:
         return obs
     headroom = _within(policy, Fraction(entry.pods, now.pods), _stable_pods(obs, stable.identity))
     capacity = replace(policy, headroom=float(headroom))
-    return replace(obs, spec=replace(spec, canary=replace(spec.canary, capacity=capacity)))
+    # Every weight asks for Ready endpoints as well: never for more than there are to be pods (a rule of the spec).
+    ratio = min(spec.canary.endpoint_ratio, float(headroom))
+    canary = replace(spec.canary, capacity=capacity, endpoint_ratio=ratio)
+    return replace(obs, spec=replace(spec, canary=canary))
 
 
 def _wanted(obs: Observation) -> Identity | None:

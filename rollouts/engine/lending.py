@@ -25,7 +25,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import Lent
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, WeightStep
 from rollouts.engine.rollout_status import CompanionScale, RolloutStatus, StableScale
-from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown, undrained
+from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown, scaler_of, undrained
 from rollouts.engine.taking_back import raise_stable, take_back, write_stable
 from rollouts.units import FULL, ZERO, Weight
 
@@ -81,11 +81,11 @@ def lend(draft: Draft, policy: Capacity) -> None:
     canary = draft.current.canary.identity
     if is_unknown(draft, canary) is not None:
         return
-    lead, *beside = parts(draft, canary)
-    beside = [part for part in beside if part.stable]
-    views = (draft.obs.workloads.get(arm) for part in (lead, *beside) for arm in (part.lends, part.identity))
-    if any(view is not None and view.managed_by for view in views):
+    there = parts(draft, canary)
+    if scaler_of(draft, there):
         return
+    lead, *beside = there
+    beside = [part for part in beside if part.stable]
     settled = [_settle(draft, policy, part) for part in (lead, *beside)]
     if not any(gives for _, gives in settled):
         draft.set(stable_scale=None)

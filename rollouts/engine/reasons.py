@@ -195,7 +195,7 @@ class Reason(StrEnum):
     CAPACITY_EXHAUSTED = ("CapacityExhausted", "The next weight needs more pods than maxSurge leaves room for.",
         "Wait for pods that are being deleted, or raise maxSurge.")
     CAPACITY_INFEASIBLE = ("CapacityInfeasible", 
-        "The canary at 100 % and what stable keeps need more pods than capacity allows.",
+        "The canary at 100 % and what stable keeps, by minStable or for an autoscaler, need more pods than may be.",
         "Take one of the numbers in the message.")
     MAKING_ROOM = ("MakingRoom", "The weight rises by what the canary's Ready pods carry, as stable gives pods to it.",
         "Wait; the message says for which pods.")

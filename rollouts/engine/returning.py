@@ -319,10 +319,12 @@ def pods_missed(draft: Draft, lent: StableScale) -> str:
 
 def _lacks(draft: Draft, part: Lent) -> Iterator[str]:
     view = _view(draft, part.identity)
-    if isinstance(part, CompanionScale) and part.gone_since is not None:
-        yield f"the pool {part.identity.name} is gone: it is waited for until {part.gone_since + STARTING:%H:%M:%SZ}"
+    since = part.gone_since if isinstance(part, CompanionScale) else None
+    until = f": it is waited for until {since + STARTING:%H:%M:%SZ}" if since is not None else ""
+    if until and is_gone(draft, part.identity):
+        yield f"the pool {part.identity.name} is gone{until}"
     elif view.problem is not None:
-        yield view.problem.message
+        yield f"{view.problem.message}{until}"
     if view.managed_by:
         yield f"{view.managed_by} scales {view.what}: raise its minimum to {part.full}"
     if view.refused:

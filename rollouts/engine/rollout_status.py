@@ -311,7 +311,7 @@ class CompanionScale:
     pending: int = 0
     ready_at_start: int = 0
     gone_since: datetime | None = None
-    """On the way back: since when its pool has not been there."""
+    """On the way back: since when its pool, or what makes its pods, has not been there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,11 @@ Nothing is decided here about who is scaled: ``scaling`` does that, and what it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
-from rollouts.engine.capacity import companion_pods, enough_surge, most_pods, pods_for
+from rollouts.engine.capacity import companion_pods, enough_surge, most_pods, pods_for, way_around
 from rollouts.engine.companions import is_way_back, pairs, too_large
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
@@ -30,6 +30,7 @@ __all__ = [
     "not_warmable",
     "not_whole",
     "restores_left",
+    "scaler_of",
     "shortage",
     "uncontrolled",
     "undrained",
@@ -158,11 +159,10 @@ def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
     last = min(there, key=lambda part: carries(draft, part, policy))
     ready = draft.obs.ready(last.identity)
     what = f"{format_weight(capacity.ceiling)} is what {ready} Ready pods of {last.identity.name} carry"
-    for arm in (arm for part in there for arm in (part.lends, part.identity)):
-        view = draft.obs.workloads.get(arm, WorkloadView())
-        if view.managed_by:
-            why = f"{view.managed_by} scales {view.what}: {stable.name} keeps its pods, minStable is not ours to keep"
-            return Reason.CAPACITY_MANAGED_ELSEWHERE, f"{what}; {why}", False
+    if who := scaler_of(draft, there):
+        who = _kept_whole(draft, policy, there) or who
+        why = f"{stable.name} keeps its pods, minStable is not ours to keep, while {who}"
+        return Reason.CAPACITY_MANAGED_ELSEWHERE, f"{what}; {why}", False
     bound = is_unknown(draft, canary) or uncontrolled(draft, policy, canary)
     if bound is not None:
         return bound.reason, f"{what}; {bound.message}", False
@@ -215,6 +215,11 @@ def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | 
     """Why stable cannot give the pods that the plan needs while it serves; None where it can, or need not."""
     there, started = parts(draft, canary), draft.status.started_at is not None
     giving = [part for part in there if part.needs_room(FULL, policy)]
+    if not (started or is_quick(draft)) and (who := _kept_whole(draft, policy, there)):
+        message = (
+            f"the plan takes pods from {giving[0].lends.name} while it serves, and it gives none while {who}"
+        )
+        return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=message)
     if not giving or any(_view(draft, part.lends).managed_by for part in there):
         return None
     bound = [part for part in giving if undrained(draft, part.lends) or undrained(draft, part.identity)]
@@ -235,6 +240,25 @@ def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | 
             )
             return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message)
     return None
+
+
+def scaler_of(draft: Draft, there: Sequence[Part]) -> str:
+    """Who else scales a workload of a version, so that stable gives pods of no kind; empty where nobody does."""
+    arms = (arm for part in there if part.stable or part.role is None for arm in (part.lends, part.identity))
+    views = (_view(draft, arm) for arm in arms)
+    return next((f"{view.managed_by} scales {view.what}" for view in views if view.managed_by), "")
+
+
+def _kept_whole(draft: Draft, policy: Capacity, there: Sequence[Part]) -> str:
+    """Why stable keeps pods that the plan needs, and what to do; empty where it gives them, or need not.
+
+    Where all that is to give some is scaled by somebody else, that may make the room.
+    """
+    who = scaler_of(draft, there)
+    giving = [part for part in there if part.needs_room(FULL, policy)]
+    if not who or all(_view(draft, part.lends).managed_by for part in giving):
+        return ""
+    return f"{who}: {way_around(part.needed(FULL, policy) for part in there)}"
 
 
 def _enough(part: Part, policy: Capacity) -> int:

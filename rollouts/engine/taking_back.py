@@ -19,7 +19,7 @@ from rollouts.engine.drains import drained_to, is_scaled
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.parts import role_of
 from rollouts.engine.reasons import Reason
-from rollouts.engine.returning import STARTING, Lent, binds, is_gone, whole
+from rollouts.engine.returning import STARTING, Lent, binds, whole
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import CompanionScale, StableScale
 from rollouts.engine.versions import Identity
@@ -131,8 +131,8 @@ def _not_ours(draft: Draft, part: Lent) -> str:
 
 
 def _note_gone(draft: Draft, part: CompanionScale) -> CompanionScale:
-    """Since when its pool has not been there: one that is made anew is as long gone as that takes."""
-    if not is_gone(draft, part.identity):
+    """Since when its pool, or what makes its pods, has not been there: one made anew is gone as long as that takes."""
+    if not gone(draft, part.identity):
         return replace(part, gone_since=None)
     since = part.gone_since or draft.now
     draft.wake_at(since + STARTING)

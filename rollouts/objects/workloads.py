@@ -48,6 +48,9 @@ BUILT_IN = ("Deployment", "StatefulSet")
 
 AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 
+AUTOSCALERS = (AUTOSCALER.kind, "ScaledObject")
+"""Kinds of what scales a workload, as files have them: KEDA makes an autoscaler of its ScaledObject in the cluster."""
+
 TEMPLATE_HASH = "pod-template-hash"
 """A Deployment's controller gives it to the pods of each of its ReplicaSets, whose names end in it."""
 
@@ -138,4 +141,7 @@ def makes_pods_of(labels: Object, pool: Pool) -> bool:
 def scaled_by(autoscaler: Object) -> tuple[str, str]:
     """Kind and name of what an autoscaler scales; empty where it does not say."""
     target = ("spec", "scaleTargetRef")
-    return text_at(autoscaler, *target, "kind"), text_at(autoscaler, *target, "name")
+    kind, name = text_at(autoscaler, *target, "kind"), text_at(autoscaler, *target, "name")
+    if not kind and autoscaler.get("kind") == "ScaledObject":
+        kind = "Deployment"  # KEDA's default
+    return kind, name

@@ -21,9 +21,14 @@ from rollouts.engine import (
     converging,
     drains,
     lending,
+    losers,
     parts,
     planning,
     scaling,
+    scaling_at_deletion,
+    scaling_down,
+    scaling_up,
+    shortage,
     taking_back,
     wayback,
 )
@@ -54,6 +59,7 @@ PREFILL_THIRD = "capacity: prefill: another target at half"
 PREFILL_SPARE = "capacity: prefill: one spare pod of each kind: promoted"
 PREFILL_REVERTED = "capacity: prefill: one spare pod of each kind: reverted at half"
 PREFILL_SPARE_DELETED = "capacity: prefill: one spare pod of each kind: deleted at half"
+PREFILL_SCALED = "capacity: prefill: one spare pod of each kind: an autoscaler of stable's is there, and goes"
 PREFILL_DELETED = "capacity: prefill: deleted in the middle"
 
 SAMPLE = 41
@@ -145,7 +151,7 @@ async def _no_count(self: WorkloadScaler, namespace: str, action: Any, at_most: 
 
 
 def _budget_unseen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "room", lambda *_: 100)
+    patch.setattr(scaling_up, "room", lambda *_: 100)
     patch.setattr(WorkloadScaler, "_count", _no_count)
 
 
@@ -173,9 +179,9 @@ def _stable_scaled(patch: pytest.MonkeyPatch) -> None:
         if stable is not None and draft.status.current is not None:
             draft.set(scale_downs=(ScaleDown(identity=stable.identity, decided=True),))
 
-    patch.setattr(scaling, "_note_losers", all_lose)
-    patch.setattr(scaling, "_has_weight", lambda *_: False)
-    patch.setattr(scaling, "_waits", lambda *_: "")
+    patch.setattr(scaling, "note_losers", all_lose)
+    patch.setattr(scaling_down, "has_weight", lambda *_: False)
+    patch.setattr(scaling_down, "_waits", lambda *_: "")
 
 
 def _scaled_first(patch: pytest.MonkeyPatch) -> None:
@@ -194,19 +200,19 @@ def _scaled_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unstored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_stored", lambda draft: scaling._numbers(draft.current.capacity))
+    patch.setattr(scaling_up, "_stored", lambda draft: scaling_up._numbers(draft.current.capacity))
     _scaled_first(patch)
 
 
 def _undecided(patch: pytest.MonkeyPatch) -> None:
-    real = scaling._write_down
+    real = scaling_down._write_down
 
     def at_once(draft: Any, one: Any, view: Any, to: int) -> Any:
         told = replace(one, decided=True)
         draft.obs = replace(draft.obs, status=replace(draft.obs.status, scale_downs=(told,)))
         return real(draft, told, view, to)
 
-    patch.setattr(scaling, "_write_down", at_once)
+    patch.setattr(scaling_down, "_write_down", at_once)
     _scaled_first(patch)
 
 
@@ -220,12 +226,12 @@ def _work_unseen(patch: pytest.MonkeyPatch) -> None:
 
 
 def _weight_unseen(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_has_weight", lambda *_: False)
-    patch.setattr(scaling, "SETTLE", scaling._SOON)
+    patch.setattr(scaling_down, "has_weight", lambda *_: False)
+    patch.setattr(scaling_down, "SETTLE", scaling_down._SOON)
 
 
 def _losers_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_note_losers", lambda draft: None)
+    patch.setattr(scaling, "note_losers", lambda draft: None)
 
 
 def _gone_without_its_pods(patch: pytest.MonkeyPatch) -> None:
@@ -290,29 +296,31 @@ def _prefill_unseen(patch: pytest.MonkeyPatch) -> None:
 
 
 def _prefill_first(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_waits_for_others", lambda *_: "")
+    patch.setattr(scaling_down, "_waits_for_others", lambda *_: "")
 
 
 def _prefill_stays(patch: pytest.MonkeyPatch) -> None:
-    real = scaling._owe
+    real = losers.owe
 
     def alone(draft: Any, identity: Any, attempt: Any) -> None:
         capacity = replace(attempt.capacity, companions=())
         real(draft, identity, replace(attempt, capacity=capacity))
 
-    patch.setattr(scaling, "_owe", alone)
+    patch.setattr(losers, "owe", alone)
+    patch.setattr(scaling_at_deletion, "owe", alone)
 
 
 def _prefill_of_stable_taken(patch: pytest.MonkeyPatch) -> None:
     """With the first canary that loses stable's prefill goes, too."""
-    real = scaling._companion_owed
+    real = losers.companion_owed
 
     def wrong(*args: Any, is_canary: bool) -> ScaleDown:
         del is_canary
         return replace(real(*args, is_canary=False), of=None)
 
-    patch.setattr(scaling, "_companion_owed", wrong)
-    patch.setattr(scaling, "companions_in_use", lambda _: {})
+    patch.setattr(losers, "companion_owed", wrong)
+    for module in (losers, scaling_down):
+        patch.setattr(module, "companions_in_use", lambda _: {})
 
 
 def _floor_of_prefill_unseen(patch: pytest.MonkeyPatch) -> None:
@@ -327,6 +335,11 @@ def _floor_of_prefill_unseen(patch: pytest.MonkeyPatch) -> None:
             return real(draft, policy, replace(part, record=replace(part.record, wanted=9)))
 
     patch.setattr(lending, "_settle", settle)
+
+
+def _autoscaler_of_prefill_unseen(patch: pytest.MonkeyPatch) -> None:
+    """A rollout begins although nobody gives pods, and stalls."""
+    patch.setattr(shortage, "_kept_whole", lambda *_: "")
 
 
 def _prefill_never_taken_back(patch: pytest.MonkeyPatch) -> None:
@@ -346,6 +359,12 @@ PLANTED = [
     Planted("prefill goes with its requests", _drain_unseen, Invariant.DRAINED, PREFILL_SPARE),
     Planted(
         "stable gets its prefill not back", _prefill_never_taken_back, Invariant.CONVERGED, PREFILL_REVERTED
+    ),
+    Planted(
+        "an autoscaler of prefill is not looked at",
+        _autoscaler_of_prefill_unseen,
+        Invariant.CONVERGED,
+        PREFILL_SCALED,
     ),
     Planted("weight does not wait for prefill", _prefill_unseen, Invariant.PODS_FIRST, PREFILL),
     Planted("prefill goes before its decode", _prefill_first, Invariant.DRAINED, PREFILL),

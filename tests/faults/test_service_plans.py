@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rollouts.carriers import TRAFFIC_KINDS
-from rollouts.engine import scaling
+from rollouts.engine import scaling_down
 from rollouts.objects import kinds
 from rollouts.objects.llm_services import STOP_ANNOTATION, read_llm_service
 from rollouts.traffic import llm_service_stop, service_group, service_group_shares
@@ -177,7 +177,7 @@ def test_a_way_back_that_never_brings_stable_back_is_named(monkeypatch: pytest.M
 
 
 def test_a_loser_that_is_stopped_at_once_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "_waits", lambda *_: "")
+    monkeypatch.setattr(scaling_down, "_waits", lambda *_: "")
 
     assert Invariant.STOPPED in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[STOPPED]))}
 

@@ -5,10 +5,12 @@ Most steps of a walk go well, so that it gets to where much can be disturbed.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from rollouts.engine.actions import ScaleWorkload
@@ -20,14 +22,24 @@ from rollouts.engine.observation import (
     GateView,
     NotControllable,
 )
-from rollouts.engine.rollout_spec import Capacity, PodCount
+from rollouts.engine.rollout_spec import Capacity, PodCount, Step
+from rollouts.engine.versions import Identity
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.watched import Watched
-from tests.kit.world import Honest, pool
+from tests.kit.world import Honest, World, background, pool, spec
 
-__all__ = ["ARMS", "Walking"]
+__all__ = ["ARMS", "Walking", "named"]
 
 ARMS = [pool(name) for name in ("v1", "v2", "v3")]
+
+
+@contextlib.contextmanager
+def named(seed: int) -> Iterator[None]:
+    """A failure says which walk it was: ``Walk(seed).go(steps)`` is the same one again."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"walk {seed}: {error}") from error
 
 
 class Walking(Watched):
@@ -38,6 +50,19 @@ class Walking(Watched):
     disturbances: ClassVar[Sequence[Callable[..., None]]] = ()
     rng: random.Random
     policy: Capacity
+
+    def begin(self, *steps: Step, beside: Mapping[Identity, Fleet] = MappingProxyType({})) -> None:
+        """Stable on the first arm with ``size`` pods, a gate all along, and an hour for the way back."""
+        fleets = {arm: Fleet.of(arm.name, self.size if arm == ARMS[0] else 0) for arm in ARMS} | dict(beside)
+        made = spec(
+            *steps,
+            target="v1",
+            capacity=self.policy,
+            analysis=background(),
+            rollback_window=timedelta(hours=1),
+        )
+        rules = [{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}]
+        self.watch(World(spec=made, rules=rules, pools=dict.fromkeys(fleets, 0), fleets=fleets))
 
     def walk(self, steps: int) -> None:
         """From the first target on."""

@@ -10,7 +10,6 @@ from math import ceil
 from types import MappingProxyType
 
 from rollouts.api.status import read_status, write_status
-from rollouts.engine import scaling
 from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WarmPods, WriteTraffic
 from rollouts.engine.capacity import (
     carried,
@@ -27,6 +26,7 @@ from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.scaling_down import SETTLE
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import World
@@ -221,12 +221,15 @@ class Watched:
         assert world.share_of(version) == 0, "what has weight, or works for it, is never scaled down"
         idle = world.now - self.without_weight[version]
         answers = fleet.in_flight != 0 and fleet.pods and idle < policy.drain_timeout
+        # Of a companion whose decode is gone nobody asks anything any more: its own figures are enough, drain or not.
+        needed = version != action.identity and world.fleets[version].live > policy.scale_down_to
+        needed = needed and idle < policy.drain_timeout
         if any(one.identity == action.identity for one in world.status.drains) and (
-            answers or idle < scaling.SETTLE or version != action.identity
+            answers or idle < SETTLE or needed
         ):
             self._look_at_drain(action)
             return
-        assert idle >= scaling.SETTLE
+        assert idle >= SETTLE
         assert not answers, "no pod with work is taken away before the timeout"
         owed = next(one for one in world.status.scale_downs if one.identity == action.identity)
         first = version == action.identity or owed.of == action.identity
@@ -242,6 +245,7 @@ class Watched:
         capacity = world.current.capacity
         if capacity is None:
             return  # asked for just now, in the middle of an attempt
+        policy = self._of_way_back(policy, canary, action.desired.stable)
         needed = pods_for(action.desired.weight, capacity.stable_at_start, policy)
         if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
             needed = policy.min_replicas  # nobody else could serve
@@ -254,6 +258,13 @@ class Watched:
                 share = Fraction(action.desired.weight * 1, 10_000) * size
                 beside = min(beside, ceil(share * Fraction(policy.headroom).limit_denominator(100)))
             assert world.fleets[companion].ready >= beside, "and those that work for them"
+
+    def _of_way_back(self, policy: Capacity, canary: Identity, stable: Identity) -> Capacity:
+        """A way back needs no more pods per pod of stable's than it had when both carried all traffic."""
+        had, has = (self.world.status.promoted(arm) for arm in (canary, stable))
+        if not self.world.current.skip_gates or had is None or has is None or not (had.pods and has.pods):
+            return policy
+        return replace(policy, headroom=min(policy.headroom, had.pods / has.pods))
 
     @staticmethod
     def _gives(n: int, sizes: list[int], policy: Capacity) -> bool:

@@ -277,7 +277,7 @@ FIRES: dict[str, tuple[dict[str, str], str, str]] = {
     "InferenceRolloutInLine": ({f"rollouts_rollout_queue_start_time_seconds{{{R}}}": "0x400"}, "245m", ""),
     "InferenceRolloutBehindOthers": (reason("DependencyAborted"), "16m", "WaitingForDependency"),
     "InferenceRolloutPodsPending": (
-        {f'rollouts_rollout_pods{{{R}, arm="canary", state="pending"}}': "2x200"},
+        {f'rollouts_rollout_pods{{{R}, arm="canary/prefill", state="pending"}}': "2x200"},
         "16m",
         "",
     ),

@@ -15,17 +15,21 @@ from typing import Any
 
 import pytest
 
-from rollouts.engine import lending, parts, scaling, taking_back
+from rollouts.engine import lending, losers, parts, scaling_down, scaling_up, taking_back
 from rollouts.engine.capacity import companion_pods
 from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 from rollouts.engine.rollout_status import Phase, ScaleDown
+from rollouts.engine.versions import Identity
 from tests.kit.fleet import Fleet
-from tests.kit.walking import ARMS, Walking
-from tests.kit.world import World, background, pause, pool, spec, weight
+from tests.kit.walking import ARMS, Walking, named
+from tests.kit.world import pause, pool, weight
 
 WALKS, STEPS = 50, 40
+FOUND = (617, 828, 50169)
+"""Walks that failed once: a debt that a label took away without a word, a way back of which endpointRatio asked more
+pods than there were to be, and a companion that drained and was done."""
 MORE = int(os.environ.get("COMPANION_WALKS", "1500"))
 ROLES = ("prefill", "encode")
 BESIDE = {arm: {role: pool(f"{role}-{arm.name}") for role in ROLES} for arm in ARMS}
@@ -57,28 +61,16 @@ class Walk(Walking):
         )
         if self.policy.headroom > 0.5 and self.policy.min_replicas > self.size:
             self.policy = replace(self.policy, min_replicas=1)
-        fleets = {arm: Fleet.of(arm.name, self.size if arm == ARMS[0] else 0) for arm in ARMS}
+        beside = dict[Identity, Fleet]()
         for arm in ARMS:
             for role in self.kinds:
                 number = pick([1, 2, 4, 9]) if arm == ARMS[0] else 0
-                fleets[BESIDE[arm][role]] = Fleet.of(BESIDE[arm][role].name, number)
-        made = spec(
-            *pick([(weight(10), weight(50), pause(60)), (weight(60),), (weight(20), pause(30))]),
-            target="v1",
-            capacity=self.policy,
-            analysis=background(),
-            rollback_window=timedelta(hours=1),
-        )
-        world = World(
-            spec=made,
-            rules=[{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}],
-            pools=dict.fromkeys(fleets, 0),
-            fleets=fleets,
-        )
-        self.watch(world)
-        self.named()
+                beside[BESIDE[arm][role]] = Fleet.of(BESIDE[arm][role].name, number)
+        steps = pick([(weight(10), weight(50), pause(60)), (weight(60),), (weight(20), pause(30))])
+        self.begin(*steps, beside=beside)
+        self.label()
 
-    def named(self) -> None:
+    def label(self) -> None:
         """Each version has its own companions."""
         self.world.companions = {
             arm: tuple(Companion(identity=BESIDE[arm][role], role=role) for role in sorted(self.kinds))
@@ -88,7 +80,7 @@ class Walk(Walking):
     def go(self, steps: int) -> None:
         """Walk, and come to rest."""
         self.walk(steps)
-        self.named()
+        self.label()
         self.repair()
         if not self.gives:
             self._capacity(replace(self.policy, max_surge=None))
@@ -131,7 +123,7 @@ class Walk(Walking):
         self.world.companions[arm] = self.rng.choice([(), unknown, theirs])
 
     def labelled_again(self) -> None:
-        self.named()
+        self.label()
 
     def scaled_up(self) -> None:
         fleet = self._fleet()
@@ -164,7 +156,7 @@ class Walk(Walking):
     )
 
 
-@pytest.mark.parametrize("seed", range(WALKS))
+@pytest.mark.parametrize("seed", [*range(WALKS), *FOUND])
 def test_companions_keep_with_their_versions(seed: int) -> None:
     Walk(seed).go(STEPS)
 
@@ -174,7 +166,8 @@ def test_companions_keep_with_their_versions(seed: int) -> None:
 @pytest.mark.timeout(1200)
 def test_companions_keep_with_their_versions_for_long() -> None:
     for seed in range(WALKS, WALKS + MORE):
-        Walk(seed).go(STEPS)
+        with named(seed):
+            Walk(seed).go(STEPS)
 
 
 def _weight_alone(patch: pytest.MonkeyPatch) -> None:
@@ -182,24 +175,24 @@ def _weight_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def _all_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_waits_for_others", lambda *_: "")
+    patch.setattr(scaling_down, "_waits_for_others", lambda *_: "")
 
 
 def _unstored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "_stored", lambda draft: scaling._numbers(draft.current.capacity))
+    patch.setattr(scaling_up, "_stored", lambda draft: scaling_up._numbers(draft.current.capacity))
 
 
 def _no_budget(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(scaling, "room", lambda *_: 100)
+    patch.setattr(scaling_up, "room", lambda *_: 100)
 
 
 def _forgotten(patch: pytest.MonkeyPatch) -> None:
-    real = scaling._add_owed
+    real = losers.add_owed
 
     def alone(draft: Any, *owed: ScaleDown) -> None:
         real(draft, *(one for one in owed if one.of is None))
 
-    patch.setattr(scaling, "_add_owed", alone)
+    patch.setattr(losers, "add_owed", alone)
 
 
 def _share_of_companions_unseen(patch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ import pytest
 from rollouts.engine import returning
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 from tests.kit.fleet import Fleet
-from tests.kit.walking import ARMS, Walking
-from tests.kit.world import World, background, pause, spec, weight
+from tests.kit.walking import ARMS, Walking, named
+from tests.kit.world import pause, weight
 
 WALKS, STEPS = 14, 35
 MORE = int(os.environ.get("LENDING_WALKS", "1500"))
@@ -65,16 +65,7 @@ class Walk(Walking):
         steps = pick(
             [(weight(10), weight(50), pause(60)), (weight(60),), (weight(20), pause(30), weight(80))]
         )
-        sized = {arm: Fleet.of(arm.name, self.size if arm == ARMS[0] else 0) for arm in ARMS}
-        made = spec(
-            *steps,
-            target="v1",
-            capacity=self.policy,
-            analysis=background(),
-            rollback_window=timedelta(hours=1),
-        )
-        rules = [{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}]
-        self.watch(World(spec=made, rules=rules, pools=dict.fromkeys(ARMS, 0), fleets=sized))
+        self.begin(*steps)
 
     def go(self, steps: int) -> None:
         """Walk, and come to rest."""
@@ -89,10 +80,8 @@ class Walk(Walking):
 def walk(seed: int, steps: int = STEPS) -> int:
     """Pods that stable gave on a walk; a failure names its seed."""
     made = Walk(seed)
-    try:
+    with named(seed):
         made.go(steps)
-    except AssertionError as error:
-        raise AssertionError(f"walk {seed}: {error}") from error
     return made.given.get("own", 0)
 
 

@@ -110,8 +110,10 @@ def _scenario(
     gpus: int = 16,
     stride: int = 2,
     prefill: int = 0,
+    scaled: str = "",
     **capacity: Any,
 ) -> Scenario:
+    """``scaled``: the pool whose Deployment has an autoscaler from the start."""
     rollout = rollout_object(
         _WAITING, canary={"capacity": {**_CAPACITY, **capacity}}, rollbackWindow={"duration": "1h"}
     )
@@ -125,6 +127,8 @@ def _scenario(
                 cluster.create(kinds.POOL_X, prefill_object(pool))
                 beside = deployment_object(PREFILL_RELEASES[PREFILL[pool]], prefill if pool == STABLE else 0)
                 cluster.create(DEPLOYMENT, beside)
+        if scaled:
+            cluster.create(AUTOSCALER, autoscaler_object(_RELEASES[scaled]))
         cluster.deployments.react(at_once=True)
 
     return Scenario(
@@ -370,6 +374,26 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             gpus=PODS + 4,
             stride=5,
             prefill=2,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "prefill: one spare pod of each kind: an autoscaler of stable's is there, and goes",
+            [
+                Move(
+                    when=reason("CapacityInfeasible"),
+                    act=delete(AUTOSCALER, _RELEASES[PREFILL[STABLE]]),
+                    after=60,
+                ),
+                _GO_ON,
+            ],
+            both(
+                healthy_on(CANARY),
+                settled(stable=0, canary=PODS, stable_prefill=0, canary_prefill=2),
+            ),
+            gpus=PODS + 4,
+            stride=5,
+            prefill=2,
+            scaled=PREFILL[STABLE],
             **ONE_SPARE,
         ),
         _scenario(

@@ -337,6 +337,52 @@ def test_companions_of_a_stable_that_gives_pods_give_theirs(tmp_path, monkeypatc
     )
 
 
+@pytest.mark.parametrize(
+    ("capacity", "line"),
+    [
+        (
+            {"maxSurge": 1, "minStable": 1},
+            "scales Deployment prefill-v2: take that away, or set maxSurge to 8",
+        ),
+        ({"maxSurge": 8, "minStable": 1}, ""),
+        ({"maxSurge": 8}, ""),
+    ],
+)
+def test_a_plan_that_an_autoscaler_of_a_companion_stops(tmp_path, monkeypatch, capacity, line):
+    target = {"kind": "Deployment", "name": "prefill-v2"}
+    auto = {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "x"}, "spec": {"scaleTargetRef": target}}
+    monkeypatch.setattr("tests.unit.cli.test_plan.PREFILL", [*PREFILL, auto])
+    said = with_prefill(tmp_path, monkeypatch, "--companion-pods=4", **capacity)
+
+    assert ("Capacity: it would wait as CapacityInfeasible: stable is to give pods" in said) is bool(line)
+    assert line in said
+    assert ("GPU-hours" in said) is not bool(line)
+
+
+def test_a_plan_may_be_stopped_where_nobody_says_how_many_pods_the_companion_has(tmp_path, monkeypatch):
+    auto = {
+        "kind": "ScaledObject",
+        "metadata": {"name": "x"},
+        "spec": {"scaleTargetRef": {"name": "prefill-v2"}},
+    }
+    monkeypatch.setattr("tests.unit.cli.test_plan.PREFILL", [*PREFILL, auto])
+    said = with_prefill(tmp_path, monkeypatch, maxSurge=1, minStable=1)
+
+    assert "Capacity: it may wait as CapacityInfeasible: stable is to give pods" in said
+    assert "GPU-hours" in said
+
+
+def test_a_plan_says_that_its_drain_timeout_is_over_before_figures_count(tmp_path, monkeypatch):
+    capacity = {"maxSurge": 1, "minStable": 1, "drainTimeout": "30s"}
+    said = with_prefill(tmp_path, monkeypatch, "--companion-pods=4", **capacity)
+
+    assert (
+        "Drain: drainTimeout 30s is over before the figures of a pod of a version with companions count"
+        in said
+    )
+    assert "Drain:" not in with_prefill(tmp_path, monkeypatch, "--companion-pods=4", maxSurge=1, minStable=1)
+
+
 TEXT = """\
 apiVersion: inferencerollouts.dev/v1alpha1
 kind: Rollout

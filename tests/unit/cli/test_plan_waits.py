@@ -18,8 +18,12 @@ from rollouts.cli.plan_waits import Surroundings, ends_at
 from rollouts.controller.reporting import report_annotations
 from rollouts.controller.settings import Settings
 from rollouts.engine.turns import LimitScope
+from rollouts.kube.client import Resource
+from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.objects import kinds
+from rollouts.objects.workloads import AUTOSCALER, WORKLOADS
 from rollouts.runtime.lease import LEASES
+from tests.kit.crds import crd
 from tests.kit.served import Server
 from tests.kit.world import World, pause, spec, weight
 
@@ -177,6 +181,55 @@ def test_live_asks_who_is_in_progress_and_who_goes_first(tmp_path, server):
         in said
     )
     assert "Freeze: year-end until Sat 2026-12-19 00:00Z" in said
+
+
+def of_version(name: str, replicas: int, with_pool: str = "") -> list[tuple[Resource, dict[str, Any]]]:
+    """A pool, which works for another one or gets requests itself, and its Deployment."""
+    labels = {"labels": {"inferencerollouts.dev/with": with_pool}} if with_pool else {}
+    selector = {"matchLabels": {"release": name}}
+    pool = {
+        "metadata": {"name": name, **labels},
+        "spec": {"selector": selector, "targetPorts": [{"number": 8000}]},
+    }
+    pool["spec"]["extensionRef"] = {"name": "picker"}
+    template = {"metadata": {"labels": {"release": name}}}
+    made = {
+        "metadata": {"name": f"vllm-{name}"},
+        "spec": {"replicas": replicas, "selector": selector, "template": template},
+    }
+    return [(kinds.POOL_X, pool), (WORKLOADS["Deployment"], made)]
+
+
+def test_live_knows_an_autoscaler_of_what_works_for_stable(tmp_path, server):
+    world = World(spec=spec(weight(10), pause(), target="v1"))
+    world.settle()
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vllm-p1"}
+    scaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "auto"},
+        "spec": {"scaleTargetRef": target, "maxReplicas": 9},
+    }
+
+    def there(api: Any) -> None:
+        api.create(CRDS, None, crd(kinds.POOL_X), manager="test")
+        for name, replicas, of in (("v1", 8, ""), ("v2", 0, ""), ("p1", 4, "v1"), ("p2", 0, "v2")):
+            for resource, obj in of_version(name, replicas, of):
+                typed = {"apiVersion": resource.api_version, "kind": resource.kind}
+                api.create(resource, "default", {**typed, **obj}, manager="test")
+        api.create(AUTOSCALER, "default", scaler, manager="test")
+        api.create(kinds.ROLLOUT, "default", rollout(), manager="test")
+
+    server.within(there)
+    server.patch_status(write_status(world.status))
+    asked = rollout(capacity={"maxSurge": 1, "minStable": 1})
+    words = ("--live", "--kubeconfig", str(server.kubeconfig), "--stable-pods=8", "--companion-pods=4")
+    said = " ".join(plan(tmp_path, asked, words=words).split())
+
+    assert "Capacity: it would wait as CapacityInfeasible: stable is to give pods while it serves" in said
+    assert (
+        "HorizontalPodAutoscaler auto scales Deployment vllm-p1: take that away, or set maxSurge to 8" in said
+    )
 
 
 def test_live_asks_for_the_strategy_and_the_templates_that_it_names(tmp_path, server):

@@ -303,3 +303,103 @@ def test_roles_of_one_pool_are_looked_at_one_by_one(objects, words):
 
     texts = [one.text for one in found]
     assert any(words in text for text in texts) if words else texts == []
+
+
+# --- an autoscaler of one kind of pods -------------------------------------------------------------
+
+GIVES = {"maxSurge": 1, "minStable": 1}
+
+
+def scaler(name: str, kind: str = "HorizontalPodAutoscaler") -> dict[str, Any]:
+    target = {"kind": "Deployment", "name": name} if kind == "HorizontalPodAutoscaler" else {"name": name}
+    return {"kind": kind, "metadata": {"name": "auto"}, "spec": {"scaleTargetRef": target}}
+
+
+@pytest.mark.parametrize("kind", ["HorizontalPodAutoscaler", "ScaledObject"])
+@pytest.mark.parametrize(
+    ("capacity", "scaled", "told"),
+    [
+        (GIVES, ["vllm-p2"], True),
+        (GIVES, ["vllm"], True),
+        (GIVES, ["vllm", "vllm-p2"], False),
+        (GIVES, [], False),
+        ({"maxSurge": 1}, ["vllm-p2"], False),
+        ({"minStable": 1}, ["vllm-p2"], False),
+    ],
+)
+def test_files_tell_that_stable_gives_no_pods_while_one_kind_is_scaled_by_others(
+    kind, capacity, scaled, told
+):
+    scalers = [scaler(name, kind) for name in scaled]
+    objects = [POOL, deployment(), *companion("p2", "v2"), *scalers]
+    found = [
+        one for one in lint_documents([rollout(capacity=capacity), *objects]) if "gives none" in one.text
+    ]
+
+    assert [one.severity for one in found] == ([Severity.HINT] if told else [])
+    assert all(
+        f"while {kind} auto scales Deployment {scaled[0]}: take that away" in one.text for one in found
+    )
+
+
+def companions_of_both(decode: int, prefill: int) -> list[dict[str, Any]]:
+    pools = [
+        POOL,
+        {**POOL, "metadata": {"name": "v1"}, "spec": {"selector": {"matchLabels": {"release": "v1"}}}},
+    ]
+    beside = [*companion("p1", "v1"), *companion("p2", "v2")]
+    beside[1]["spec"]["replicas"] = prefill
+    return [*pools, deployment(), deployment("vllm-v1", release="v1", replicas=decode), *beside]
+
+
+@pytest.mark.parametrize(
+    ("surge", "scaled", "words"),
+    [
+        (1, "vllm-p1", "set maxSurge to 8, so that stable keeps all of its pods"),
+        (1, "vllm-p2", "set maxSurge to 8"),
+        (4, "vllm-p1", "set maxSurge to 8"),
+        (4, "vllm-v1", ""),
+        (8, "vllm-p1", ""),
+    ],
+)
+async def test_doctor_knows_by_the_replicas_whether_stable_has_to_give_some(surge, scaled, words):
+    objects = [*companions_of_both(8, 4), scaler(scaled)]
+    cluster = stored(sound(), objects, maxSurge=surge, minStable=1)
+    status = {"phase": "Healthy", "stable": {"kind": "InferencePool", "name": "v1", "hash": "a" * 64}}
+    cluster.objects[kinds.ROLLOUT]["demo"]["status"] = status
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+    found = [one for one in checks if "gives none" in one.text]
+
+    assert [one.level for one in found] == ([Level.BAD] if words else [])
+    assert all(f"HorizontalPodAutoscaler auto scales Deployment {scaled}" in one.text for one in found)
+    assert all(words in one.fix and "waits as CapacityInfeasible until then" in one.fix for one in found)
+
+
+TIMEOUTS = [
+    ({**GIVES, "drainTimeout": "65s"}, True, "count, 1m5s after requests are kept from it"),
+    ({**GIVES, "drainTimeout": "66s"}, True, ""),
+    ({**GIVES, "drainTimeout": "65s"}, False, ""),
+    ({**GIVES, "drainTimeout": "5s"}, False, "figures of a pod count, 5s after"),
+    ({"drainTimeout": "5s"}, True, ""),
+]
+
+
+def drained(beside: bool) -> list[dict[str, Any]]:
+    return [POOL, deployment(), *(companion("p2", "v2") if beside else [])]
+
+
+@pytest.mark.parametrize(("capacity", "beside", "told"), TIMEOUTS)
+def test_a_timeout_that_is_over_before_figures_count_is_told_of_files(capacity, beside, told):
+    found = lint_documents([rollout(capacity=capacity), *drained(beside)])
+    texts = [one.text for one in found if "drainTimeout" in one.text]
+
+    assert len(texts) == bool(told)
+    assert all(told in text for text in texts)
+
+
+@pytest.mark.parametrize(("capacity", "beside", "told"), TIMEOUTS)
+async def test_a_timeout_that_is_over_before_figures_count_is_told_of_a_cluster(capacity, beside, told):
+    cluster = stored(sound(), drained(beside), **capacity)
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+
+    assert [one.level for one in checks if "drainTimeout" in one.text] == [Level.WARN] * bool(told)

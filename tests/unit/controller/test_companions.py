@@ -431,6 +431,7 @@ def test_a_pod_of_another_role_wakes_the_rollout_of_its_pool(first: str) -> None
         ("role=decode", None),
         ("role=decode,decode", None),
         ("role=decode,", None),
+        (f"role=decode,{'p' * 64}", None),
         ("decode,prefill", None),
         ("=decode,prefill", None),
         ("", None),

@@ -9,11 +9,12 @@ import pytest
 
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.pod_metrics import pod_counts
-from rollouts.engine.attempt import AbortRecord, Attempt, AttemptCapacity
+from rollouts.engine.attempt import AbortRecord, Attempt, AttemptCapacity, CompanionCapacity
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_status import (
     AcceleratorUse,
+    CompanionScale,
     Drain,
     Phase,
     RolloutStatus,
@@ -163,6 +164,33 @@ def test_pods_of_the_arms_are_shown_while_an_attempt_scales():
     metrics.show("ns", "demo", scaling)
     metrics.forget("ns", "demo")
     assert shown("canary", "wanted") is None
+
+
+def test_pods_of_companions_have_series_of_their_own():
+    metrics = ControllerMetrics()
+    beside = CompanionCapacity(
+        stable=pool("p1"), canary=pool("p2"), role="prefill", stable_at_start=4, wanted=2, ready=1, pending=1
+    )
+    counts = AttemptCapacity(stable_at_start=8, wanted=4, ready=4, companions=(beside,))
+    scaling = replace(PAUSED, current=replace(FIRST, capacity=counts))
+
+    def shown(arm: str) -> list[float | None]:
+        states = ("wanted", "ready", "pending", "draining")
+        return [read(metrics, "rollouts_rollout_pods", arm=arm, state=state) for state in states]
+
+    metrics.show("ns", "demo", scaling)
+    assert shown("canary/prefill") == [2, 1, 1, 0]
+    assert shown("stable/prefill") == [4, None, None, None]
+
+    gave = CompanionScale(identity=pool("p1"), role="prefill", full=4, wanted=3, most=5, ready=4)
+    lent = StableScale(identity=pool("v1"), full=8, wanted=6, most=9, ready=7, companions=(gave,))
+    drain = Drain(identity=pool("p1"), replicas=4, to=3, since=datetime(2026, 11, 29, tzinfo=UTC))
+    metrics.show("ns", "demo", replace(scaling, stable_scale=lent, drains=(drain,)))
+    assert shown("stable/prefill") == [3, 4, 0, 1]
+    assert shown("canary") == [4, 4, 0, 0]
+
+    metrics.show("ns", "demo", PAUSED)
+    assert shown("canary/prefill") == shown("stable/prefill") == [None] * 4
 
 
 def test_accelerator_seconds_go_on_between_changes_of_the_status():

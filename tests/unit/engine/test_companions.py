@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -28,8 +29,15 @@ def alone(companion: Identity, role: str = "") -> tuple[Companion, ...]:
     return (Companion(identity=companion, role=role),)
 
 
-def world(capacity: Capacity = QUICK, *, stable: int = 8, prefill: int = 4, **fields: Any) -> World:
-    """The target is v2 now, whose pods and companions are all at 0."""
+def world(
+    capacity: Capacity = QUICK,
+    *,
+    stable: int = 8,
+    prefill: int = 4,
+    scaled: Sequence[Identity] = (),
+    **fields: Any,
+) -> World:
+    """The target is v2 now, whose pods and companions are all at 0. ``scaled``: what has an autoscaler."""
     sizes = {V1: stable, V2: 0, V3: 0, P1: prefill, P2: 0, P3: 0}
     made = World(
         spec=spec(*STEPS, target="v1", capacity=capacity, **fields),
@@ -38,6 +46,8 @@ def world(capacity: Capacity = QUICK, *, stable: int = 8, prefill: int = 4, **fi
         fleets={arm: replace(Fleet.of(arm.name, size), accelerators=1) for arm, size in sizes.items()},
         companions={V1: alone(P1), V2: alone(P2), V3: alone(P3)},
     )
+    for arm in scaled:
+        made.fleets[arm].managed_by = "HorizontalPodAutoscaler x"
     made.settle()
     assert made.status.phase is Phase.HEALTHY
     to(made, "v2")
@@ -668,3 +678,46 @@ def test_a_version_whose_name_is_too_long_for_a_label_is_to_be_named_in_the_list
     assert (
         f"and {long.name} has none: name it in capacity.with (pool, of: {long.name})" in made.status.message
     )
+
+
+def test_a_companion_of_what_lost_that_a_label_gives_to_the_next_target_is_said_to_stay() -> None:
+    made = started()
+    to(made, "v3")
+    assert "prefill-v2" in {one.identity.name for one in made.status.scale_downs}
+
+    made.companions[V3] = alone(P2)
+    made.companions[V1] = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
+    made.step()
+    made.companions[V3], made.companions[V1] = alone(P3), alone(P1)
+    for _ in range(4):
+        made.advance(100)
+        come(made)
+
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert said == ["prefill-v2 is not scaled down: it is a companion of another version by now"]
+    assert replicas(made, V2, P2) == [0, 1]
+
+
+def test_a_label_that_goes_to_another_pool_and_comes_back_leaves_nothing() -> None:
+    made = world()
+    made.companions[V2] = alone(P3)
+    made.step()
+    assert [one.identity for one in made.status.scale_downs] == [P2]
+
+    made.companions[V2] = alone(P2)
+    for _ in range(4):
+        made.advance(100)
+        come(made)
+
+    assert replicas(made, V2, P2, P3) == [1, 1, 0]
+    assert [event for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT] == []
+
+
+def test_what_a_version_that_is_tried_again_has_is_its_own() -> None:
+    made = started()
+    made.say("abort")
+    made.say("retry")
+    come(made)
+
+    assert [event for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT] == []
+    assert made.status.scale_downs == ()

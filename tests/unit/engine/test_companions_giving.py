@@ -10,8 +10,8 @@ import pytest
 from rollouts.api.status import read_status, write_status
 from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDeadline, OnDelete, PodCount
+from rollouts.engine.rollout_status import CompanionScale, Phase, ScaleDown, StableScale
 from rollouts.engine.versions import Identity
 from rollouts.units import format_weight
 from tests.kit.fleet import Fleet, PodState
@@ -305,6 +305,54 @@ def test_a_pool_that_is_made_anew_gets_its_pods_back() -> None:
     assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
 
 
+@pytest.mark.parametrize("ends", ["abort", "deadline"])
+def test_a_companion_of_stable_whose_workload_is_gone_holds_up_nobody_for_longer_than_ten_minutes(
+    ends: str,
+) -> None:
+    made = at_half()
+    fleet = made.fleets[P1]
+    fleet.problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    fleet.replicas, fleet.pods = 0, []
+    if ends == "abort":
+        made.say("abort")
+    else:
+        made.advance(1801)
+        assert "has not come into force for 30m" in made.status.message
+        assert "no Deployment makes them" in made.status.message
+    walked(made, 10)
+    assert made.share_of(V2) == 0
+    assert replicas(made, V1) == [8]
+    assert "no Deployment makes them: it is waited for until " in made.status.message
+
+    made.advance(600)
+    assert made.status.stable_scale is None
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert said == ["prefill-v1 keeps what it has of 4 replicas: no Deployment makes them"]
+    fleet.problem = None
+    fleet.scale(4)
+    walked(made, 2)
+    made.say("retry")
+    walked(made, 10)
+    assert made.share_of(V2) > 0
+
+
+def test_a_workload_of_a_companion_of_the_canary_that_is_gone_ends_the_step_by_its_deadline() -> None:
+    made = at_half()
+    made.fleets[P2].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    made.fleets[P2].replicas, made.fleets[P2].pods = 0, []
+    walked(made, 2)
+    assert made.status.reason == Reason.CAPACITY_UNKNOWN
+    made.advance(1801)
+
+    assert made.status.phase is Phase.ABORTED
+    assert "no Deployment makes them" in made.status.message
+    walked(made, 40)
+    assert replicas(made, V1, P1, V2) == [8, 4, 0]
+    for _ in range(3):
+        made.advance(400)
+    assert made.status.scale_downs == ()
+
+
 def test_what_makes_no_pods_of_a_companion_of_stable_any_more_is_said() -> None:
     made = at_half()
     made.fleets[P1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
@@ -560,7 +608,7 @@ def test_what_lost_goes_whatever_labels_say_and_stable_gets_its_own_back(label: 
     assert made.status.stable_scale is None
     said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
     assert replicas(made, V2, P2) == [0, 1]
-    assert "prefill-v2 is not scaled down: it is a companion of stable by now" in said
+    assert "prefill-v2 is not scaled down: it is a companion of another version by now" in said
 
 
 def with_roles(*roles: str) -> World:
@@ -597,3 +645,116 @@ def test_the_status_of_the_most_companions_that_may_be_is_stored_and_read() -> N
         if made.share_of(V2) * 2 >= 1:
             made.say("abort")
     assert most > 8
+
+
+# --- an autoscaler of one kind ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [P1, P2, V2])
+@pytest.mark.parametrize("surge", [1, 4])
+def test_a_plan_that_an_autoscaler_of_one_kind_stops_waits_before_anything_moves(
+    scaled: Identity, surge: int
+) -> None:
+    made = world(replace(SPARE, max_surge=PodCount(number=surge)), stable=9, scaled=[scaled])
+    walked(made, 8, 9 + surge, 4 + surge)
+
+    assert (made.status.phase, made.status.reason) == (Phase.WAITING, Reason.CAPACITY_INFEASIBLE)
+    assert "the plan takes pods from v1 while it serves" in made.status.message
+    assert (
+        f"HorizontalPodAutoscaler x scales Deployment {scaled.name}: take that away, or set maxSurge "
+        "to 9, so that stable keeps all of its pods" in made.status.message
+    )
+    assert [fleet.scales for fleet in made.fleets.values()] == [[]] * 6
+    assert made.share_of(V2) == 0
+
+
+@pytest.mark.parametrize("way", ["taken away", "maxSurge"])
+def test_what_the_refusal_says_is_enough(way: str) -> None:
+    made = world(SPARE, scaled=[P1])
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+
+    if way == "maxSurge":
+        edit(made, replace(SPARE, max_surge=PodCount(number=8)))
+    else:
+        made.fleets[P1].managed_by = ""
+    for _ in range(60):
+        walked(made, 1, 16, 12)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED
+
+
+def test_where_all_that_is_to_give_pods_is_scaled_by_others_they_make_the_room() -> None:
+    made = world(SPARE, scaled=[V1, P1])
+    walked(made, 8)
+    assert made.share_of(V2) > 0
+    made.fleets[V1].scale(4)
+    made.fleets[P1].scale(2)
+    for _ in range(60):
+        walked(made, 1)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.share_of(V2) * 2 >= 1
+
+
+@pytest.mark.parametrize("ends", list(OnDeadline))
+@pytest.mark.parametrize("scaled", [V1, P1, V2, P2])
+def test_an_autoscaler_that_appears_in_the_middle_ends_the_step_by_its_deadline(
+    scaled: Identity, ends: OnDeadline
+) -> None:
+    made = world(SPARE)
+    assert made.spec is not None
+    made.edit(replace(made.spec, canary=replace(made.spec.canary, on_deadline=ends)))
+    walked(made, 8)
+    made.say("promote")
+    walked(made, 6)
+    assert 0.1 < made.share_of(V2) < 0.5
+    made.fleets[scaled].managed_by = "HorizontalPodAutoscaler x"
+    walked(made, 20)
+    assert made.status.reason == Reason.CAPACITY_MANAGED_ELSEWHERE
+    assert "take that away, or set maxSurge to 8, so that stable keeps all of its pods" in made.status.message
+
+    made.advance(1900)
+    made.settle()
+    assert f"HorizontalPodAutoscaler x scales Deployment {scaled.name}" in made.status.message
+    if ends is OnDeadline.PAUSE:
+        assert (made.status.phase, made.status.reason) == (Phase.PAUSED, Reason.PROGRESS_DEADLINE_EXCEEDED)
+        made.say("abort")
+    walked(made, 40, 17, 9)
+    assert made.status.phase is Phase.ABORTED
+    assert made.share_of(V2) == 0
+    assert made.status.stable_scale is None
+
+    made.fleets[scaled].managed_by = ""
+    made.fleets[V1].scale(8)
+    made.fleets[P1].scale(4)
+    walked(made, 40, 17, 9)
+    made.say("retry")
+    walked(made, 20, 17, 9)
+    assert made.share_of(V2) > 0
+
+
+def test_what_is_in_the_way_of_several_kinds_drains_once() -> None:
+    made = with_roles("encode", "prefill")
+    to(made, "v1")
+    made.fleets |= {pool("old"): Fleet.of("old", 3), V2: Fleet.of("v2", 0)}
+    lent = [
+        CompanionScale(identity=pool(f"{role}-v1"), role=role, full=6, wanted=6, most=7)
+        for role in ("encode", "prefill")
+    ]
+    made.status = replace(
+        made.status,
+        scale_downs=(ScaleDown(identity=pool("old"), of=V2, role="another"),),
+        stable_scale=StableScale(
+            identity=V1, full=8, wanted=8, most=9, returning=True, drain_seconds=300, companions=tuple(lent)
+        ),
+    )
+    made.step()
+
+    assert [one.identity.name for one in made.status.drains] == ["old"]
+    for _ in range(8):
+        made.step()
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=31)
+    assert [made.fleets[pool(name)].replicas for name in ("old", "encode-v1", "prefill-v1")] == [0, 6, 6]

@@ -15,7 +15,7 @@ from tests.unit.engine.test_capacity import QUICK, V1, V2, come, to, world
 
 def swapped(policy: Capacity, *, stable: int = 8) -> World:
     """v2 replaced v1, whose workload has been scaled down."""
-    made = world(policy, stable=stable, rollback_window=timedelta(hours=1), endpoint_ratio=0.1)
+    made = world(policy, stable=stable, rollback_window=timedelta(hours=1))
     come(made, V2)
     made.say("promote")
     for _ in range(12):
@@ -91,3 +91,16 @@ def test_after_the_window_the_spec_says_how_many() -> None:
     come(made, V1)
 
     assert max(made.fleets[V1].scales) == 2
+
+
+def test_no_more_ready_endpoints_are_asked_for_than_pods_that_the_old_version_had() -> None:
+    made = swapped(replace(QUICK, headroom=4.0), stable=2)
+    assert made.fleets[V2].replicas == 8
+
+    to(made, "v1")
+    come(made, V1)
+    come(made, V1)
+
+    assert made.fleets[V1].replicas == 2
+    assert made.status.stable is not None
+    assert made.status.stable.identity == V1

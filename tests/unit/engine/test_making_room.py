@@ -867,3 +867,19 @@ def test_no_edit_of_the_numbers_holds_up_a_return(edit: str) -> None:
     assert made.share_of(V2) == 0
     assert made.fleets[V1].replicas == 8
     assert made.status.stable_scale is None
+
+
+def test_beside_entries_of_others_the_status_has_the_whole_weights_that_the_canary_keeps() -> None:
+    """Theirs are never touched on the way back, so that 37.5 % of our 100 is 37."""
+    made = at_half()
+    made.rules = [{V1: 50, V2: 50, V3: 5}]
+    made.version += 1
+    made.settle()
+    to(made, "v1")
+
+    assert made.rules == [{V1: 63, V2: 37, V3: 5}]
+    assert made.status.weight.applied == 6300, "of the target, which is stable again"
+    assert "v2 keeps 37% until then" in made.status.message
+    go(made, 20)
+    assert made.rules == [{V1: 100, V2: 0, V3: 5}]
+    assert replicas(made) == (8, 0)
