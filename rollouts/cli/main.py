@@ -35,9 +35,9 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "rollouts.cli.doctor:doctor",
     "report": "rollouts.cli.report:report",
     "dashboard": "rollouts.cli.dashboard:dashboard",
-    "plan": "rollouts.cli.analysis_commands:plan_command",
+    "plan": "rollouts.cli.plan:plan_command",
     "record": "rollouts.cli.record:record",
-    "backtest": "rollouts.cli.analysis_commands:backtest_command",
+    "backtest": "rollouts.cli.backtest:backtest_command",
     "completion": "rollouts.cli.completion:completion",
 }
 """Command name to ``module:attribute``. Add a command here."""
@@ -62,7 +62,7 @@ HELP: Mapping[str, str] = {
     "doctor": "Say what is missing in the cluster and the GitOps set-up, for NAME or all Rollouts of the namespace.",
     "dashboard": "Serve the list of Rollouts and a live page of each, on loopback unless --address says otherwise.",
     "report": "Write what is known of an attempt of Rollout NAME to standard output.",
-    "plan": "Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.",
+    "plan": "Say how long each gate of the Rollouts in FILE will take and the smallest regression it can prove.",
     "record": "Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.",
     "backtest": "Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.",
     "completion": "Print what makes SHELL complete commands, options and names: `source <(rollouts completion bash)`.",
