@@ -18,6 +18,7 @@ from rich.console import Console
 
 from rollouts.cli.lab_load import load
 from rollouts.cli.logs import configure_logs
+from rollouts.lab.checkout import EXAMPLES
 
 __all__ = ["lab", "require_lab", "running_lab"]
 
@@ -69,7 +70,7 @@ _LIKE = click.option(
 
 @click.group()
 def lab() -> None:
-    """API server, Envoy gateway, simulated vLLM pods and the controller, on this machine."""
+    """API server, Envoy gateway, simulated vLLM pods and the controller, on this machine; from a checkout."""
 
 
 @lab.command()
@@ -116,6 +117,7 @@ def demo(
         raise click.UsageError(
             "the endpoint picker spares pods that are about to go: capacity needs --pickers"
         )
+    _need_checkout()
     _need_envoy()
     if story in _OF_THEIR_OWN and gateway_like != "standard":
         raise click.UsageError(f"{story} chooses its gateway itself")
@@ -257,6 +259,7 @@ def up(
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
         )
+    _need_checkout()
     _need_envoy()
     if prometheus:
         _need_prometheus()
@@ -347,6 +350,14 @@ def require_lab() -> dict[str, object]:
 
 def _flags(pickers: bool, prometheus: bool) -> list[str]:
     return [*([] if pickers else ["--no-pickers"]), *(["--prometheus"] if prometheus else [])]
+
+
+def _need_checkout() -> None:
+    if not EXAMPLES.is_dir():
+        raise click.ClickException(
+            "the lab runs from a checkout of the project: it applies what is in examples/, which no wheel has. "
+            "Run `make setup` there, then its .venv/bin/rollouts"
+        )
 
 
 def _need_envoy() -> None:
