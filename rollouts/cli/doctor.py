@@ -239,7 +239,8 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
             yield check
     for name in sorted(names):
         listed = groups_listed(route, parsed.namespace, name)
-        async for check in _pool(client, parsed.namespace, name, gateways, peers, listed, traffic):
+        asked = parsed.spec.target.group if name == parsed.spec.target.name else ""
+        async for check in _pool(client, parsed.namespace, name, gateways, peers, listed, asked, traffic):
             yield check
 
 
@@ -416,15 +417,17 @@ async def _pool(
     gateways: frozenset[Gateway],
     peers: Sequence[GatewayPeer],
     listed: frozenset[str],
+    asked: str,
     traffic: Traffic,
 ) -> AsyncIterator[Check]:
-    """``listed``: the groups in which the route lists it; that pool is looked at, where it exists."""
+    """``listed``: the groups in which the route lists it; that pool is looked at, where it exists. ``asked``: the group
+    that the Rollout names."""
     answers = {one.group: await _get(client, one, namespace, name) for one in kinds.POOLS}
     found = {group: obj for group, obj in answers.items() if obj is not None}
     if not found:
         yield bad(f"InferencePool {name} does not exist", "create it; the rollout waits for it")
         return
-    for check in moving_checks(name, [read_pool(one) for one in found.values()], listed):
+    for check in moving_checks(name, [read_pool(one) for one in found.values()], listed, asked):
         yield check
     obj = next((one for group, one in found.items() if group in listed), next(iter(found.values())))
     pool = read_pool(obj)
