@@ -108,27 +108,12 @@ def demo(
 
     On a gateway that splits no pools, or says nothing of its routes, stories of pools end otherwise: an abort.
     """
+    _refuse(story, bad=bad, hang=hang, cold=cold, pickers=pickers, gateway_like=gateway_like)
+    _need_checkout()
+    _need_envoy()
     from rollouts.lab.processes import ProcessStartError
     from rollouts.lab.telling import StoryFailed, story_directory
 
-    if story in _BY_PICKER and not pickers:
-        raise click.UsageError(f"the endpoint picker splits here: {story} needs --pickers")
-    if story == "capacity" and not pickers:
-        raise click.UsageError(
-            "the endpoint picker spares pods that are about to go: capacity needs --pickers"
-        )
-    _need_checkout()
-    _need_envoy()
-    if story in _OF_THEIR_OWN and gateway_like != "standard":
-        raise click.UsageError(f"{story} chooses its gateway itself")
-    if story in _BY_PICKER and gateway_like == "nginx-gateway-fabric":
-        raise click.UsageError(
-            "this gateway drops the bodies that a picker rewrites: other model names cannot be sent there"
-        )
-    if hang and (story != "analysis" or bad):
-        raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
-    if cold and (story != "capacity" or bad):
-        raise click.UsageError("--cold is another beginning of `capacity`, in place of --bad")
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
     configure_logs_to(directory / "lab.log")
@@ -150,6 +135,28 @@ def demo(
     except (StoryFailed, ProcessStartError) as failure:
         console.print(f"the story failed: {failure}", style="bold red", markup=False)
         sys.exit(1)
+
+
+def _refuse(
+    story: str, *, bad: bool, hang: str | None, cold: bool, pickers: bool, gateway_like: str
+) -> None:
+    """Raises UsageError for what cannot be told together."""
+    if story in _BY_PICKER and not pickers:
+        raise click.UsageError(f"the endpoint picker splits here: {story} needs --pickers")
+    if story == "capacity" and not pickers:
+        raise click.UsageError(
+            "the endpoint picker spares pods that are about to go: capacity needs --pickers"
+        )
+    if story in _OF_THEIR_OWN and gateway_like != "standard":
+        raise click.UsageError(f"{story} chooses its gateway itself")
+    if story in _BY_PICKER and gateway_like == "nginx-gateway-fabric":
+        raise click.UsageError(
+            "this gateway drops the bodies that a picker rewrites: other model names cannot be sent there"
+        )
+    if hang and (story != "analysis" or bad):
+        raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
+    if cold and (story != "capacity" or bad):
+        raise click.UsageError("--cold is another beginning of `capacity`, in place of --bad")
 
 
 def configure_logs_to(path: Path) -> None:
