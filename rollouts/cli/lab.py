@@ -137,9 +137,7 @@ def demo(
         sys.exit(1)
 
 
-def _refuse(
-    story: str, *, bad: bool, hang: str | None, cold: bool, pickers: bool, gateway_like: str
-) -> None:
+def _refuse(story: str, *, bad: bool, hang: str | None, cold: bool, pickers: bool, gateway_like: str) -> None:
     """Raises UsageError for what cannot be told together."""
     if story in _BY_PICKER and not pickers:
         raise click.UsageError(f"the endpoint picker splits here: {story} needs --pickers")
