@@ -37,7 +37,7 @@ from rollouts.objects.pools import read_pool
 from rollouts.peers import GatewayPeer, peer_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
-__all__ = ["Carried", "carried", "is_managed", "rollout_checks"]
+__all__ = ["TrafficPart", "carried", "is_managed", "rollout_checks"]
 
 _NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _GATEWAY_CLASS = Resource(
@@ -122,7 +122,7 @@ async def _images(client: KubeClient) -> list[str] | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carried:
+class TrafficPart:
     """A traffic object of a Rollout, or a part of it that is the Rollout's to write."""
 
     resource: Resource
@@ -130,7 +130,7 @@ class Carried:
     managed: bool
 
 
-async def carried(client: KubeClient, parsed: ParsedRollout) -> list[Carried]:
+async def carried(client: KubeClient, parsed: ParsedRollout) -> list[TrafficPart]:
     """Those that exist."""
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
@@ -146,7 +146,7 @@ async def carried(client: KubeClient, parsed: ParsedRollout) -> list[Carried]:
         if found:
             managed = is_managed(traffic)
             return [
-                Carried(resource=resource, obj=one, managed=managed or _is_ours(one, parsed.name))
+                TrafficPart(resource=resource, obj=one, managed=managed or _is_ours(one, parsed.name))
                 for one in found
             ]
     return []

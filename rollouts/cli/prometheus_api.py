@@ -9,14 +9,14 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Answer", "NoAnswer", "ask"]
+__all__ = ["ApiAnswer", "NoAnswer", "ask"]
 
 _SECONDS = 5.0
 _LONGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiAnswer:
     """``body``: its first MiB."""
 
     status: int
@@ -27,7 +27,7 @@ class NoAnswer(Exception):
     """Nobody there who speaks HTTP in time, or the URL is none."""
 
 
-def ask(url: str, path: str, words: Mapping[str, str], *, post: bool = False) -> Answer:
+def ask(url: str, path: str, words: Mapping[str, str], *, post: bool = False) -> ApiAnswer:
     """``/api/v1/PATH`` of the server at ``url``, with ``words`` in the query or, for long ones, in a form.
 
     Every status is an answer. Raises NoAnswer after five seconds, or where there is none.
@@ -39,9 +39,9 @@ def ask(url: str, path: str, words: Mapping[str, str], *, post: bool = False) ->
         else:
             opened = urllib.request.urlopen(f"{place}?{form}", timeout=_SECONDS)
         with opened as answer:
-            return Answer(answer.status, answer.read(_LONGEST))
+            return ApiAnswer(answer.status, answer.read(_LONGEST))
     except urllib.error.HTTPError as error:
         with error:
-            return Answer(error.code, error.read(_LONGEST))
+            return ApiAnswer(error.code, error.read(_LONGEST))
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise NoAnswer(str(getattr(error, "reason", None) or error) or type(error).__name__) from None

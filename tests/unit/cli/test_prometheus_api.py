@@ -11,7 +11,7 @@ import pytest
 from rollouts.cli.doctor_sources import source_checks
 from rollouts.cli.findings import Level
 from rollouts.cli.lint_promql import QueryParsers
-from rollouts.cli.prometheus_api import Answer, NoAnswer, ask
+from rollouts.cli.prometheus_api import ApiAnswer, NoAnswer, ask
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def reply(status: str, body: bytes) -> bytes:
 def test_every_status_is_an_answer(saying: Callable[[bytes], str], status: int, post: bool) -> None:
     url = saying(reply(f"{status} X", b"words"))
 
-    assert ask(f"{url}/", "query", {"query": "up"}, post=post) == Answer(status, b"words")
+    assert ask(f"{url}/", "query", {"query": "up"}, post=post) == ApiAnswer(status, b"words")
 
 
 WRONG = {"no HTTP": b"220 mail.example.com ESMTP\r\n", "silence": b""}
