@@ -36,6 +36,12 @@ class Dashboard:
     variables: tuple[tuple[str, str, str], ...] = ()
 
 
+def _counted(metric: str, *labels: str, over: str = "") -> tuple[str, str]:
+    """A counter by labels, which are the legend: per second, or all of the time ``over``."""
+    grown = f"increase({metric}[{over}])" if over else f"rate({metric}[$__rate_interval])"
+    return f"sum by ({', '.join(labels)}) ({grown})", " ".join(f"{{{{{label}}}}}" for label in labels)
+
+
 _OF = 'namespace=~"$namespace"'
 _ONE = 'namespace="$namespace", rollout="$rollout"'
 
@@ -56,7 +62,7 @@ _OVERVIEW = Dashboard(
         ),
         Panel(
             title="Attempts that ended, per day",
-            queries=((f"sum by (outcome) (increase(rollouts_attempts_total{{{_OF}}}[1d]))", "{{outcome}}"),),
+            queries=(_counted(f"rollouts_attempts_total{{{_OF}}}", "outcome", over="1d"),),
             width=8,
         ),
         Panel(
@@ -111,9 +117,7 @@ _OVERVIEW = Dashboard(
         ),
         Panel(
             title="Writes of weights",
-            queries=(
-                ("sum by (reason) (rate(rollouts_traffic_writes_total[$__rate_interval]))", "{{reason}}"),
-            ),
+            queries=(_counted("rollouts_traffic_writes_total", "reason"),),
             unit="ops",
             width=8,
         ),
@@ -152,34 +156,21 @@ _OVERVIEW = Dashboard(
         ),
         Panel(
             title="Requests to the API server",
-            queries=(
-                (
-                    "sum by (verb, code) (rate(rollouts_api_requests_total[$__rate_interval]))",
-                    "{{verb}} {{code}}",
-                ),
-            ),
+            queries=(_counted("rollouts_api_requests_total", "verb", "code"),),
             unit="reqps",
             width=8,
         ),
         Panel(
             title="Notifications",
             queries=(
-                (
-                    "sum by (receiver, outcome) (increase(rollouts_notifications_total[1h]))",
-                    "{{receiver}} {{outcome}}",
-                ),
+                _counted("rollouts_notifications_total", "receiver", "outcome", over="1h"),
                 ("sum by (receiver) (rollouts_notifications_pending)", "{{receiver}} pending"),
             ),
             width=12,
         ),
         Panel(
             title="Answers of those who approve",
-            queries=(
-                (
-                    "sum by (receiver, answer) (increase(rollouts_approvals_total[1h]))",
-                    "{{receiver}} {{answer}}",
-                ),
-            ),
+            queries=(_counted("rollouts_approvals_total", "receiver", "answer", over="1h"),),
             width=12,
         ),
     ),
@@ -302,12 +293,7 @@ _PICKERS = Dashboard(
         ),
         Panel(
             title="Connections that ended, by why",
-            queries=(
-                (
-                    "sum by (port, reason) (rate(inference_picker_connections_closed_total[$__rate_interval]))",
-                    "{{port}} {{reason}}",
-                ),
-            ),
+            queries=(_counted("inference_picker_connections_closed_total", "port", "reason"),),
             unit="ops",
             about="Native data path alone. full: turned away.",
             width=8,

@@ -21,8 +21,9 @@ from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.api.status import read_status
 from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
+from rollouts.lab.checkout import EXAMPLES
 from rollouts.lab.controlplane import Choice
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.environment import Lab, base_model_pods, read_objects
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from rollouts.objects import kinds
 from tests.kit.polling import eventually

@@ -25,8 +25,9 @@ from benchmarks.controller.disturbing import Controllers, Freezer, Verdicts
 from benchmarks.controller.editing import Actor, Workload
 from benchmarks.controller.judging import History, judge, ways_back
 from benchmarks.controller.recording import recorded
+from rollouts.lab.checkout import EXAMPLES
 from rollouts.lab.controlplane import Choice
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.environment import Lab, base_model_pods, read_objects
 from tests.kit.stubgateway import stub_gateway
 
 __all__ = ["run"]

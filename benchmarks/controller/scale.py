@@ -20,8 +20,9 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.controller.finished import add_finished_runs
+from rollouts.lab.checkout import EXAMPLES
 from rollouts.lab.controlplane import Choice
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.environment import Lab, base_model_pods, read_objects
 from rollouts.objects import kinds
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway

@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rollouts.api.status import read_status
 from rollouts.engine.rollout_status import Phase
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, base_model_pods, read_objects
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from rollouts.objects import kinds
 from tests.kit.polling import eventually

@@ -9,7 +9,8 @@ import aiohttp
 from rich.console import Console
 
 from rollouts.cli.picker_objects import PickerInstallation, picker_objects
-from rollouts.lab.environment import EXAMPLES, Lab, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, read_objects
 from rollouts.lab.telling import StoryFailed
 from tests.kit.polling import eventually
 

@@ -12,88 +12,94 @@ the CPU per request in each tree and the median of the ratios of neighbouring tu
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+# As a worker: those of the tree that is measured.
+from rollouts.picker.core.encoding import encode
+from rollouts.picker.core.messages import (
+    BodyMode,
+    Protocol,
+    RequestBody,
+    RequestHeaders,
+    ResponseBody,
+    ResponseHeaders,
+)
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.protocol import Exchange
+from rollouts.picker.core.routing import Router
+from rollouts.picker.core.schedule import Scheduler
+from rollouts.picker.filesource import load_objects
+from rollouts.picker.metrics import PickerMetrics
 
 HERE = Path(__file__).resolve()
 CELLS = ("leave", "stay")
+ROLLOUT = {
+    "apiVersion": "inferencerollouts.dev/v1alpha1",
+    "kind": "Rollout",
+    "metadata": {"name": "travelhelper", "namespace": "default"},
+    "spec": {
+        "target": {"adapter": {"name": "travel-helper-v2"}},
+        "traffic": {"inferenceModel": {"name": "loramodel", "modelName": "travelhelper"}},
+        "strategy": {"canary": {"analysis": {"preset": "default"}}},
+    },
+    "status": {"phase": "Progressing", "canary": {"adapter": {"name": "travel-helper-v2"}}},
+}
+"""Compares: responses are measured where the picker knows it."""
+MODES = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
+BODY = b'{"model":"travelhelper","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 900)
+ANSWER = [
+    ResponseHeaders({b":status": b"200", b"content-type": b"text/event-stream"}),
+    *[
+        ResponseBody(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', end)
+        for end in (False, False, True)
+    ],
+]
 
 
 def worker() -> None:
     """Answer each line ``CELL REQUESTS`` with the CPU seconds per request."""
-    import gc
-
-    from rollouts.picker.core.encoding import encode
-    from rollouts.picker.core.messages import (
-        BodyMode,
-        Protocol,
-        RequestBody,
-        RequestHeaders,
-        ResponseBody,
-        ResponseHeaders,
-    )
-    from rollouts.picker.core.objects import PoolName, read_snapshot
-    from rollouts.picker.core.ports import BufferBudget
-    from rollouts.picker.core.protocol import Exchange
-    from rollouts.picker.core.routing import Router
-    from rollouts.picker.core.schedule import Scheduler
-    from rollouts.picker.filesource import load_objects
-    from rollouts.picker.metrics import PickerMetrics
-
     objects = load_objects(HERE.parent / "objects.yaml")
-    rollout = {
-        "apiVersion": "inferencerollouts.dev/v1alpha1",
-        "kind": "Rollout",
-        "metadata": {"name": "travelhelper", "namespace": "default"},
-        "spec": {
-            "target": {"adapter": {"name": "travel-helper-v2"}},
-            "traffic": {"inferenceModel": {"name": "loramodel", "modelName": "travelhelper"}},
-            "strategy": {"canary": {"analysis": {"preset": "default"}}},
-        },
-        "status": {"phase": "Progressing", "canary": {"adapter": {"name": "travel-helper-v2"}}},
-    }
-    routers = {}
-    for cell, more in (("leave", []), ("stay", [rollout])):
-        routers[cell] = Router(Scheduler())
-        snapshot = read_snapshot([PoolName("default", "mymodel-pool-v1")], [*objects, *more])
-        routers[cell].update(snapshot, 0.0, 0.0)
-        assert len(snapshot.endpoints) == 4
+    routers = {"leave": router_of(objects), "stay": router_of([*objects, ROLLOUT])}
     observers = {cell: PickerMetrics(router) for cell, router in routers.items()}
+    answers = {"leave": [], "stay": ANSWER}
     budget = BufferBudget()
-    modes = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
-    body = b'{"model":"travelhelper","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 900)
-    answer = [
-        ResponseHeaders({b":status": b"200", b"content-type": b"text/event-stream"}),
-        *[
-            ResponseBody(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', end)
-            for end in (False, False, True)
-        ],
-    ]
     gc.disable()
     for line in sys.stdin:
         cell, count = line.split()
-        router, observer = routers[cell], observers[cell]
         began = time.process_time()
         for number in range(int(count)):
-            exchange = Exchange(router, observer, budget)
-            headers = {
-                b":method": b"POST",
-                b":path": b"/v1/chat/completions",
-                b"x-request-id": b"%d" % number,
-            }
-            messages = [RequestHeaders(headers, protocol=modes), RequestBody(body, True)]
-            for message in messages if cell == "leave" else [*messages, *answer]:
-                for reply in exchange.receive(message, 1.0):
-                    encode(reply)
-            exchange.disconnect(2.0)
+            serve(Exchange(routers[cell], observers[cell], budget), number, answers[cell])
         spent = (time.process_time() - began) / int(count)
         gc.collect()
         sys.stdout.write(f"{spent}\n")
         sys.stdout.flush()
+
+
+def router_of(objects: Sequence[Mapping[str, Any]]) -> Router:
+    """A router that knows the objects, and the four pods among them."""
+    router = Router(Scheduler())
+    snapshot = read_snapshot([PoolName("default", "mymodel-pool-v1")], objects)
+    assert len(snapshot.endpoints) == 4
+    router.update(snapshot, 0.0, 0.0)
+    return router
+
+
+def serve(exchange: Exchange, number: int, answer: Sequence[ResponseHeaders | ResponseBody]) -> None:
+    """One request and what comes back of it, from Envoy's messages to ours."""
+    headers = {b":method": b"POST", b":path": b"/v1/chat/completions", b"x-request-id": b"%d" % number}
+    for message in (RequestHeaders(headers, protocol=MODES), RequestBody(BODY, True), *answer):
+        for reply in exchange.receive(message, 1.0):
+            encode(reply)
+    exchange.disconnect(2.0)
 
 
 def start(tree: Path) -> subprocess.Popen[str]:

@@ -38,7 +38,8 @@ from benchmarks.picker.soakchecks import (
 )
 from benchmarks.picker.soakload import Load
 from rollouts.kube.client import PatchKind
-from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import ADAPTERS, Lab, read_objects
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds

@@ -162,27 +162,22 @@ def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[int | None, StepVerdi
             yield step, StepVerdict(outcome=outcome, message=_text(item.get("message")))
 
 
+_TOLD = (("metricResults", "phase"), ("comparisons", "verdict"))
+"""Where a run's status tells of its metrics, and what says there how one stands."""
+
+
 def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
     """One line per metric of a run."""
-    name = str(map_of(run.get("metadata")).get("name", ""))
-    for item in list_of(map_of(run.get("status")).get("metricResults")):
-        result = map_of(item)
-        yield GateSummary(
-            run=name,
-            metric=_text(result.get("name")),
-            verdict=_text(result.get("phase")),
-            effect=_text(result.get("effect")),
-            evidence=_text(result.get("message")),
-        )
-    for item in list_of(map_of(run.get("status")).get("comparisons")):
-        compared = map_of(item)
-        yield GateSummary(
-            run=name,
-            metric=_text(compared.get("name")),
-            verdict=_text(compared.get("verdict")),
-            effect=_text(compared.get("effect")),
-            evidence=_text(compared.get("message")),
-        )
+    name, status = str(map_of(run.get("metadata")).get("name", "")), map_of(run.get("status"))
+    for told, verdict in _TOLD:
+        for item in map(map_of, list_of(status.get(told))):
+            yield GateSummary(
+                run=name,
+                metric=_text(item.get("name")),
+                verdict=_text(item.get(verdict)),
+                effect=_text(item.get("effect")),
+                evidence=_text(item.get("message")),
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

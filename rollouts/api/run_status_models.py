@@ -8,7 +8,8 @@ from pydantic import Field
 
 from rollouts.api.base import ApiModel
 from rollouts.api.codec import Stored
-from rollouts.api.status_models import KEPT, ConditionModel, Kept, KeptNumber, Long, Number, Said, Short, Time
+from rollouts.api.status_models import ConditionModel
+from rollouts.api.stored_scalars import KEPT, Kept, KeptNumber, Long, Number, Said, Short, Time
 
 __all__ = ["AnalysisRunStatusModel"]
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from rollouts.api import capacity_status_models as scaled
 from rollouts.api import status_models as models
 from rollouts.api.codec import Json, Record
 from rollouts.api.former import understood
@@ -68,8 +69,8 @@ _ATTEMPT = Record(
         Record(PinnedStrategy, models.PinnedStrategyModel, whole=True),
         Record(
             CompanionCapacity,
-            models.CompanionCapacityModel,
-            of=[Record(Identity, models.CompanionRefModel, whole=True)],
+            scaled.CompanionCapacityModel,
+            of=[Record(Identity, scaled.CompanionRefModel, whole=True)],
         ),
     ],
     places={"canary_crashes": "crashes.canary", "stable_crashes": "crashes.stable"},
@@ -83,18 +84,18 @@ _STATUS = Record(
         Record(
             WayBack, models.WayBackModel, of=[Record(EntryRef, models.EntryModel, whole=True)], whole=True
         ),
-        _of_version(ScaleDown, models.ScaleDownModel, whole=False),
-        _of_version(Drain, models.DrainModel),
+        _of_version(ScaleDown, scaled.ScaleDownModel, whole=False),
+        _of_version(Drain, scaled.DrainModel),
         _of_version(
-            StableScale, models.StableScaleModel, _of_version(CompanionScale, models.CompanionScaleModel)
+            StableScale, scaled.StableScaleModel, _of_version(CompanionScale, scaled.CompanionScaleModel)
         ),
-        Record(AcceleratorUse, models.AcceleratorUseModel, whole=True),
+        Record(AcceleratorUse, scaled.AcceleratorUseModel, whole=True),
         Record(
             HistoryEntry,
             models.HistoryModel,
             of=[
                 _REVISION,
-                _of_version(KeptCompanion, models.KeptCompanionModel),
+                _of_version(KeptCompanion, scaled.KeptCompanionModel),
             ],
             inline="revision",
             whole=True,

@@ -7,42 +7,34 @@ from typing import Annotated
 from pydantic import Field
 
 from rollouts.api.base import ApiModel
+from rollouts.api.capacity_status_models import (
+    AcceleratorUseModel,
+    AttemptCapacityModel,
+    DrainModel,
+    KeptCompanionModel,
+    ScaleDownModel,
+    StableScaleModel,
+)
 from rollouts.api.codec import Stored
 from rollouts.api.scalars import IntOrPercent
+from rollouts.api.stored_scalars import (
+    KEPT,
+    Filled,
+    Kept,
+    KeptNumber,
+    KeptShort,
+    Long,
+    Noticed,
+    Number,
+    Said,
+    Short,
+    Source,
+    Time,
+)
 from rollouts.objects.pool_splits import MAX_MODEL
 
-__all__ = [
-    "KEPT",
-    "MOST_STRATEGY",
-    "ConditionModel",
-    "Kept",
-    "KeptNumber",
-    "Long",
-    "Number",
-    "RolloutStatusModel",
-    "Said",
-    "Short",
-    "Time",
-]
+__all__ = ["MOST_STRATEGY", "ConditionModel", "RolloutStatusModel"]
 
-Short = Annotated[str, Field(max_length=253)]
-Long = Annotated[str, Field(max_length=2048)]
-Source = Annotated[str, Field(max_length=4096)]
-"""As long as a variant's labels and its model can be: eight labels of 381 characters, and a model of 256."""
-Selector = Annotated[str, Field(max_length=4096)]
-"""As long as what is kept of a pool's selector (``objects/pools.py``)."""
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Number = Annotated[int, Field(ge=0)]
-KEPT = Stored(kept=True)
-"""Written although it is empty."""
-Said = Annotated[Long, Stored(cut=1024)]
-Kept = Annotated[Long, Stored(kept=True, cut=1024)]
-Noticed = Annotated[Long, Stored(cut=512)]
-KeptShort = Annotated[Short, KEPT]
-KeptNumber = Annotated[Number, KEPT]
-Filled = Annotated[Short, Stored(least=1)]
-Called = Annotated[str, Field(max_length=253 + 1 + 63), Stored(least=1)]
-"""A pool's name, or that of one of its roles: the pool's, a slash, and the value of a label."""
 MOST_STRATEGY = 32 * 1024
 """Characters of a shared strategy's fields as JSON: an attempt stores them, and a status is read and written often."""
 
@@ -150,236 +142,6 @@ class PathModel(ApiModel):
     """The last look said that the share refutes the weight."""
 
 
-class CompanionRefModel(ApiModel):
-    """A pool that a version has its pods in, or whose pods work for those of a version."""
-
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """Its API group."""
-    name: Called
-    """Its name."""
-    source: Source = ""
-    """Empty: only pools have workloads of their own."""
-
-
-class CompanionCapacityModel(ApiModel):
-    """Pods of one companion of the versions of an attempt: of stable's pool and of the canary's."""
-
-    stable: CompanionRefModel
-    """Stable's."""
-    canary: CompanionRefModel
-    """The canary's."""
-    role: Short = ""
-    """What tells several companions of a version apart."""
-    stable_at_start: Number = 0
-    """Replicas of stable's at the start, or its Ready pods where those are more."""
-    wanted: Number = 0
-    """Replicas that the canary's is given: stored before it is scaled."""
-    selector: Selector = ""
-    """Labels of the canary's: its pods count by them when the pool is gone."""
-    reached: Number = 0
-    """The most of them that it was seen with; fewer later are restored."""
-    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
-    """When replicas that somebody else lowered were restored."""
-    ready: Number = 0
-    """Ready pods of the canary's."""
-    pending: Number = 0
-    """Its pods that no node has room for yet."""
-    stable_ready: Number = 0
-    """Ready pods of stable's at the start."""
-
-
-class AttemptCapacityModel(ApiModel):
-    """Pods of an attempt, where `strategy.canary.capacity` is set."""
-
-    stable_at_start: Number = 0
-    """N: stable's replicas at the start, or its Ready pods where those are more."""
-    wanted: Number = 0
-    """Replicas that the canary's workload is given: stored before it is scaled."""
-    selector: Selector = ""
-    """Labels of the canary's pool: its pods count by them when the pool is gone."""
-    reached: Number = 0
-    """The most of them that it was seen with; fewer later are restored."""
-    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
-    """When replicas that somebody else lowered were restored."""
-    ceiling: IntOrPercent | None = None
-    """No higher weight than this, which the canary's Ready pods carry: the step's weight needs pods that fit only when
-    stable has given some."""
-    ready: Number = 0
-    """The canary's Ready pods."""
-    pending: Number = 0
-    """Its pods that no node has room for yet."""
-    warming: Number = 0
-    """Its pods that are Ready and not warm yet, which are not among those."""
-    stable_ready: Number = 0
-    """Stable's Ready pods at the start."""
-    companions: Annotated[list[CompanionCapacityModel], Field(max_length=8)] = Field(default=[])
-    """Pools whose pods work for those of the versions (`capacity.with`, or the label `inferencerollouts.dev/with`)."""
-
-
-class ScaleDownModel(ApiModel):
-    """The workload of a version that lost, until it has been scaled down."""
-
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Called
-    """Name of the pool."""
-    source: Source = ""
-    """Empty: only pools have workloads of their own."""
-    since: Time | None = None
-    """Since when it has no weight."""
-    decided: bool = False
-    """It is to be scaled down now: stored before the workload is."""
-    reached: bool = False
-    """Its workload was seen scaled down: more replicas later are somebody else's doing."""
-    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
-    """When what somebody scaled up again was scaled down again, in the last 10 minutes."""
-    selector: Selector = ""
-    """Labels of its pool: its pods count by them when the pool is gone."""
-    of: CompanionRefModel | None = None
-    """Of a companion: the version that its pods work for, which goes first."""
-    role: Short = ""
-    """Of a companion: its role."""
-    pods: Number = 0
-    """Of a companion: its pods at the start, for `ofPods` of the version."""
-    of_pods: Number = 0
-    """Of a companion: the version's pods at the start."""
-    message: Said = ""
-    """What it waits for."""
-
-
-class DrainModel(ApiModel):
-    """A version that may have requests and is to lose pods: those are drained, then its workload is scaled."""
-
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Called
-    """Name of the pool."""
-    source: Annotated[str, Field(max_length=1024)] = ""
-    """Empty: only pools have workloads of their own."""
-    replicas: KeptNumber
-    """What its workload had when that was decided."""
-    to: KeptNumber
-    """What it is given."""
-    since: Time
-    """Since when pods drain."""
-    message: Said = ""
-    """What it waits for."""
-
-
-class ReturnProgressModel(ApiModel):
-    """The best that a return of traffic with pods has come to."""
-
-    began: Time
-    """Since when it waits for pods."""
-    at: Time
-    """When it last came further."""
-    ready: KeptNumber
-    """Stable's Ready pods, the most of them so far."""
-    replicas: KeptNumber
-    """Its replicas, likewise."""
-    beside: KeptNumber
-    """Replicas and pods of what makes room, the fewest so far."""
-    undrained_since: Time | None = None
-    """Since when requests cannot be kept from single pods that are to make room."""
-
-
-class CompanionScaleModel(ApiModel):
-    """The workload of one of stable's companions while stable gives pods: as `stableScale` has stable's own."""
-
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Called
-    """Name of the pool."""
-    source: Source = ""
-    """Empty: only pools have workloads of their own."""
-    role: Short = ""
-    """What tells several companions of a version apart."""
-    full: KeptNumber
-    """Its replicas at the start, which it gets back unless it is replaced."""
-    wanted: KeptNumber
-    """Replicas that its workload is given: stored before it is scaled."""
-    most: KeptNumber
-    """Pods of the companions of this role of all versions together."""
-    reached: bool = False
-    """Its workload was seen with them: another number later is somebody else's doing."""
-    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
-    """When what somebody else wrote was restored."""
-    ready: Number = 0
-    """Its Ready pods."""
-    pending: Number = 0
-    """Its pods that no node has room for yet."""
-    ready_at_start: Number = 0
-    """Its Ready pods before it gave any; 0: all of `full`."""
-    gone_since: Time | None = None
-    """On the way back: since when its pool, or what makes its pods, has not been there."""
-
-
-class StableScaleModel(ApiModel):
-    """Stable's workload, from when it is to have fewer replicas than at the start until it has them again."""
-
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Filled
-    """Name of the pool."""
-    source: Annotated[str, Field(max_length=1024)] = ""
-    """Empty: only pools have workloads of their own."""
-    full: KeptNumber
-    """N: its replicas at the start, which it gets back unless it is replaced."""
-    wanted: KeptNumber
-    """Replicas that its workload is given: stored before it is scaled."""
-    most: KeptNumber
-    """Pods of all versions together."""
-    reached: bool = False
-    """Its workload was seen with them: another number later is somebody else's doing."""
-    returning: bool = False
-    """It is on the way back to its replicas at the start."""
-    immediate: bool = False
-    """All traffic goes back at once; otherwise as its pods become Ready."""
-    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
-    """When what somebody else wrote was restored."""
-    ready: Number = 0
-    """Its Ready pods."""
-    pending: Number = 0
-    """Its pods that no node has room for yet."""
-    ready_at_start: Number = 0
-    """Its Ready pods before it gave any; 0: all of `full`."""
-    drain_seconds: KeptNumber = 1800
-    """`drainTimeout` as it was when pods were taken from it."""
-    progress: ReturnProgressModel | None = None
-    """While the canary keeps traffic that stable has no pods for."""
-    blocked: Said = ""
-    """Why all traffic goes back at once although the policy says otherwise."""
-    companions: Annotated[list[CompanionScaleModel], Field(max_length=8)] = Field(default=[])
-    """Its companions, which give pods with it, by role."""
-
-
-class AcceleratorUseModel(ApiModel):
-    """Accelerators that pods of all versions hold, added up: `seconds` + `held` times the time since `since`."""
-
-    attempt: KeptNumber
-    """The attempt that they are counted for."""
-    seconds: Number = 0
-    """Accelerators times seconds until `since`, those of stable included."""
-    extra_seconds: Number = 0
-    """Those of them beyond `own`."""
-    held: Number = 0
-    """What pods that have a node hold since then."""
-    own: Number = 0
-    """What stable's pods held when counting began."""
-    since: Time | None = None
-    """Absent when it is over."""
-
-
 class HoldModel(ApiModel):
     """Why the rollout does not go on by itself."""
 
@@ -451,17 +213,6 @@ class DecidedApprovalModel(ApiModel):
     """Whom the receiver named."""
     message: Noticed = ""
     """What it said."""
-
-
-class KeptCompanionModel(CompanionRefModel):
-    """A companion of a version that carried all traffic."""
-
-    role: Short = ""
-    """What tells several companions of a version apart."""
-    pods: Number = 0
-    """Its pods then."""
-    selector: Selector = ""
-    """Labels of its pool, by which its pods are counted when the pool is gone."""
 
 
 class HistoryModel(ArmModel):

@@ -102,7 +102,8 @@ def controller(
 ) -> None:
     """Run the controller until SIGTERM or SIGINT.
 
-    Exit status: 0 after a clean stop, 1 when the lease was lost or a part failed, 2 for wrong options.
+    Exit status: 0 after a clean stop, 1 when the lease was lost or a part failed, 2 for wrong options, 3
+    without a kubeconfig that can be used.
     """
     configure_logs(log_format)
     settings = Settings(

@@ -11,12 +11,11 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.controllers import approvals_asked, fetch_reports
 from rollouts.cli.doctor_workloads import workload_checks
 from rollouts.cli.findings import Check, bad, fine, warn
+from rollouts.cli.readable import list_or_none
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.controller.reporting import ControllerReport
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import Forbidden, KindNotServed
-from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 
 __all__ = ["configuration_checks", "controller_checks", "freeze_checks"]
@@ -30,10 +29,7 @@ async def configuration_checks(
 ) -> AsyncIterator[Check]:
     """All of it. ``namespaces``: that of the Rollouts, and others where their controller's Lease may be."""
     reports = await fetch_reports(client, namespaces)
-    try:
-        freezes = await list_all(client, kinds.ROLLOUT_FREEZE, None)
-    except (Forbidden, KindNotServed):
-        freezes = []
+    freezes = await list_or_none(client, kinds.ROLLOUT_FREEZE, None) or []
     for check in freeze_checks(freezes, reports, namespaces[0], datetime.now(UTC)):
         yield check
     for obj in rollouts:

@@ -20,10 +20,17 @@ def groups_listed(route: Mapping[str, Any], namespace: str, name: str) -> frozen
     return frozenset(pool.group for pool in listed if pool.name == name)
 
 
-def moving_checks(name: str, pools: Sequence[Pool], listed: frozenset[str]) -> Iterator[Check]:
-    """For the pools of a name, at most one per group."""
+def moving_checks(
+    name: str, pools: Sequence[Pool], listed: frozenset[str], asked: str = ""
+) -> Iterator[Check]:
+    """For the pools of a name, at most one per group. ``asked``: the group that the Rollout names for it."""
     there = {pool.group for pool in pools}
     where, new, old = f"InferencePool {name}", POOL_GROUPS[0], POOL_GROUPS[1]
+    if there and asked and asked not in there:
+        yield bad(
+            f"{where} does not exist in {asked}, which target.pool.group names; it does in {' '.join(there)}",
+            f"create it there first, beside the other, or leave target.pool.group out until then ({_GUIDE})",
+        )
     if len(listed) > 1:
         yield warn(
             f"{where} is listed in {' and '.join(sorted(listed))}: two versions",

@@ -9,17 +9,13 @@ from __future__ import annotations
 import json
 import math
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 
 from rollouts.cli.findings import Check, bad, fine, warn
+from rollouts.cli.prometheus_api import NoAnswer, ask
 
 __all__ = ["source_checks"]
 
-_SECONDS = 5.0
-_LONGEST = 1 << 20
 _TOLERATED = 2.0
 """Seconds by which clocks differ, and a server may be behind."""
 _COUNTED = 600
@@ -32,7 +28,7 @@ def source_checks(sources: Mapping[str, str], namespace: str) -> Iterator[Check]
             yield _moment(name, url)
             yield _newest(name, url, namespace)
             yield from _twice(name, url, namespace)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (NoAnswer, ValueError, LookupError, TypeError) as error:
             yield _silent(name, url, error)
 
 
@@ -47,7 +43,7 @@ def _silent(name: str, url: str, error: Exception) -> Check:
             "correct the URL of --source; doctor sends no credentials: give it an address that asks for none, as of "
             "a port-forward",
         )
-    why = getattr(error, "reason", None) or type(error).__name__
+    why = error if isinstance(error, NoAnswer) else type(error).__name__
     return bad(f"source {name}: {url} does not answer a query: {why}", "correct the URL of --source")
 
 
@@ -103,13 +99,10 @@ def _twice(name: str, url: str, namespace: str) -> Iterator[Check]:
 def _asked(url: str, query: str, **more: str) -> float:
     """The number that a server answers for the present; NaN for none."""
     now = f"{time.time():.3f}"
-    words = urllib.parse.urlencode({"query": query.replace("{now}", now), "time": now, **more})
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/api/v1/query?{words}", timeout=_SECONDS) as answer:
-            result = json.loads(answer.read(_LONGEST))["data"]["result"]
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _Refused(f"HTTP {error.code}") from None
+    answer = ask(url, "query", {"query": query.replace("{now}", now), "time": now, **more})
+    if answer.status != 200:
+        raise _Refused(f"HTTP {answer.status}")
+    result = json.loads(answer.body)["data"]["result"]
     if not result:
         return math.nan
     value = result[1] if not isinstance(result[0], Mapping) else result[0]["value"][1]

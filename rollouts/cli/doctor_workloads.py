@@ -7,11 +7,11 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.cli.findings import Check, bad, warn
+from rollouts.cli.readable import listed
 from rollouts.cli.workload_faults import GITOPS_FIX, kept_in_git, prompt_faults, workload_faults
 from rollouts.engine.rollout_spec import WarmUp
-from rollouts.kube.client import KubeClient, Resource
-from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotFound
-from rollouts.kube.paging import list_all
+from rollouts.kube.client import KubeClient
+from rollouts.kube.errors import KubeError, NotFound
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of, text_of
 from rollouts.objects.pools import read_pool
@@ -29,7 +29,7 @@ async def workload_checks(client: KubeClient, rollout: Object, parsed: ParsedRol
     where = f"Rollout {parsed.name}"
     objects = list[Object]()
     for resource in (*kinds.POOLS, *WORKLOADS.values(), AUTOSCALER):
-        objects += await _listed(client, resource, parsed.namespace)
+        objects += await listed(client, resource, parsed.namespace)
     for fault in workload_faults(rollout, parsed.spec.canary.capacity, objects):
         yield (bad if fault.bad else warn)(f"{where}: {fault.text}", fault.fix)
     async for check in _prompts(client, where, parsed.namespace, parsed.spec.canary.capacity.warm_up):
@@ -67,12 +67,3 @@ async def _prompts(
         return
     for fault in prompt_faults(warm_up, asked, [asked]):
         yield bad(f"{where}: {fault.text}", fault.fix)
-
-
-async def _listed(client: KubeClient, resource: Resource, namespace: str) -> list[Object]:
-    """As far as it may be read; items of a list do not say their kind."""
-    try:
-        found = await list_all(client, resource, namespace)
-    except (KindNotServed, Forbidden):
-        return []
-    return [{**one, "kind": resource.kind} for one in found]

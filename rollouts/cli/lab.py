@@ -18,6 +18,7 @@ from rich.console import Console
 
 from rollouts.cli.lab_load import load
 from rollouts.cli.logs import configure_logs
+from rollouts.lab.checkout import EXAMPLES
 
 __all__ = ["lab", "require_lab", "running_lab"]
 
@@ -69,7 +70,7 @@ _LIKE = click.option(
 
 @click.group()
 def lab() -> None:
-    """API server, Envoy gateway, simulated vLLM pods and the controller, on this machine."""
+    """API server, Envoy gateway, simulated vLLM pods and the controller, on this machine; from a checkout."""
 
 
 @lab.command()
@@ -107,26 +108,12 @@ def demo(
 
     On a gateway that splits no pools, or says nothing of its routes, stories of pools end otherwise: an abort.
     """
+    _refuse(story, bad=bad, hang=hang, cold=cold, pickers=pickers, gateway_like=gateway_like)
+    _need_checkout()
+    _need_envoy()
     from rollouts.lab.processes import ProcessStartError
     from rollouts.lab.telling import StoryFailed, story_directory
 
-    if story in _BY_PICKER and not pickers:
-        raise click.UsageError(f"the endpoint picker splits here: {story} needs --pickers")
-    if story == "capacity" and not pickers:
-        raise click.UsageError(
-            "the endpoint picker spares pods that are about to go: capacity needs --pickers"
-        )
-    _need_envoy()
-    if story in _OF_THEIR_OWN and gateway_like != "standard":
-        raise click.UsageError(f"{story} chooses its gateway itself")
-    if story in _BY_PICKER and gateway_like == "nginx-gateway-fabric":
-        raise click.UsageError(
-            "this gateway drops the bodies that a picker rewrites: other model names cannot be sent there"
-        )
-    if hang and (story != "analysis" or bad):
-        raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
-    if cold and (story != "capacity" or bad):
-        raise click.UsageError("--cold is another beginning of `capacity`, in place of --bad")
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
     configure_logs_to(directory / "lab.log")
@@ -148,6 +135,26 @@ def demo(
     except (StoryFailed, ProcessStartError) as failure:
         console.print(f"the story failed: {failure}", style="bold red", markup=False)
         sys.exit(1)
+
+
+def _refuse(story: str, *, bad: bool, hang: str | None, cold: bool, pickers: bool, gateway_like: str) -> None:
+    """Raises UsageError for what cannot be told together."""
+    if story in _BY_PICKER and not pickers:
+        raise click.UsageError(f"the endpoint picker splits here: {story} needs --pickers")
+    if story == "capacity" and not pickers:
+        raise click.UsageError(
+            "the endpoint picker spares pods that are about to go: capacity needs --pickers"
+        )
+    if story in _OF_THEIR_OWN and gateway_like != "standard":
+        raise click.UsageError(f"{story} chooses its gateway itself")
+    if story in _BY_PICKER and gateway_like == "nginx-gateway-fabric":
+        raise click.UsageError(
+            "this gateway drops the bodies that a picker rewrites: other model names cannot be sent there"
+        )
+    if hang and (story != "analysis" or bad):
+        raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
+    if cold and (story != "capacity" or bad):
+        raise click.UsageError("--cold is another beginning of `capacity`, in place of --bad")
 
 
 def configure_logs_to(path: Path) -> None:
@@ -257,6 +264,7 @@ def up(
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
         )
+    _need_checkout()
     _need_envoy()
     if prometheus:
         _need_prometheus()
@@ -347,6 +355,14 @@ def require_lab() -> dict[str, object]:
 
 def _flags(pickers: bool, prometheus: bool) -> list[str]:
     return [*([] if pickers else ["--no-pickers"]), *(["--prometheus"] if prometheus else [])]
+
+
+def _need_checkout() -> None:
+    if not EXAMPLES.is_dir():
+        raise click.ClickException(
+            "the lab runs from a checkout of the project: it applies what is in examples/, which no wheel has. "
+            "Run `make setup` there, then its .venv/bin/rollouts"
+        )
 
 
 def _need_envoy() -> None:

@@ -8,16 +8,13 @@ Source: prometheus.io, "HTTP API", "Formatting query expressions" and "Parsing a
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
+
+from rollouts.cli.prometheus_api import NoAnswer, ask
 
 __all__ = ["QueryParsers"]
 
 _PATHS = ("parse_query", "format_query")
-_SECONDS = 5.0
-_LONGEST = 1 << 20
 _MOST = 1_000
 """Queries of one command."""
 
@@ -40,21 +37,20 @@ class QueryParsers:
         return self._known[source, query]
 
     def _asked(self, source: str, url: str, query: str) -> str | None:
-        body = urllib.parse.urlencode({"query": query}).encode()
         for path in _PATHS:
             try:
-                with urllib.request.urlopen(f"{url}/api/v1/{path}", data=body, timeout=_SECONDS):
-                    return ""
-            except urllib.error.HTTPError as error:
-                told = _words(error.read(_LONGEST)) if error.code == 400 else None
-                if told is not None:
-                    return told
-                # VictoriaMetrics answers 400 for a path that it does not have.
-                if error.code not in (400, 404):
-                    self.troubles[source] = f"{url} answers {error.code}"
-                    return None
-            except (OSError, ValueError) as error:
-                self.troubles[source] = f"{url} cannot be asked: {getattr(error, 'reason', error)}"
+                answer = ask(url, path, {"query": query}, post=True)
+            except NoAnswer as error:
+                self.troubles[source] = f"{url} cannot be asked: {error}"
+                return None
+            if answer.status == 200:
+                return ""
+            told = _words(answer.body) if answer.status == 400 else None
+            if told is not None:
+                return told
+            # VictoriaMetrics answers 400 for a path that it does not have.
+            if answer.status not in (400, 404):
+                self.troubles[source] = f"{url} answers {answer.status}"
                 return None
         self.troubles[source] = f"{url} parses no queries: it is no Prometheus of 2.40 or later"
         return None

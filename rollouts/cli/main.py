@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from rollouts.kube.errors import NotConfigured
 from rollouts.terminal import printable_lines
 
 __all__ = ["COMMANDS", "HELP", "main"]
@@ -35,9 +36,9 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "rollouts.cli.doctor:doctor",
     "report": "rollouts.cli.report:report",
     "dashboard": "rollouts.cli.dashboard:dashboard",
-    "plan": "rollouts.cli.analysis_commands:plan_command",
+    "plan": "rollouts.cli.plan:plan_command",
     "record": "rollouts.cli.record:record",
-    "backtest": "rollouts.cli.analysis_commands:backtest_command",
+    "backtest": "rollouts.cli.backtest:backtest_command",
     "completion": "rollouts.cli.completion:completion",
 }
 """Command name to ``module:attribute``. Add a command here."""
@@ -53,7 +54,7 @@ HELP: Mapping[str, str] = {
     "retry": "Start a new attempt at an aborted revision.",
     "pause": "Hold the steps; analysis and aborts go on.",
     "resume": "Release what `pause`, a manual override or a missed deadline holds.",
-    "lab": "API server, Envoy gateway, simulated vLLM pods and the controller, on this machine.",
+    "lab": "API server, Envoy gateway, simulated vLLM pods and the controller, on this machine; from a checkout.",
     "picker": "Serve the endpoint-picker protocol (Envoy ext_proc) for one or more InferencePools.",
     "picker-manifest": "Print what runs an endpoint picker for POOL, under the Service name that the pool gives.",
     "picker-check": "Drive the endpoint picker at HOST:PORT as Envoy would, and print what it does right.",
@@ -62,7 +63,7 @@ HELP: Mapping[str, str] = {
     "doctor": "Say what is missing in the cluster and the GitOps set-up, for NAME or all Rollouts of the namespace.",
     "dashboard": "Serve the list of Rollouts and a live page of each, on loopback unless --address says otherwise.",
     "report": "Write what is known of an attempt of Rollout NAME to standard output.",
-    "plan": "Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.",
+    "plan": "Say how long each gate of the Rollouts in FILE will take and the smallest regression it can prove.",
     "record": "Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.",
     "backtest": "Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.",
     "completion": "Print what makes SHELL complete commands, options and names: `source <(rollouts completion bash)`.",
@@ -78,6 +79,8 @@ _BACK = (
 )
 _ELSEWHERE: Mapping[str, str] = {
     "list": "`rollouts get` lists them.",
+    "demo": "`rollouts lab demo base-model` tells one, from a checkout.",
+    "up": "`rollouts lab up` starts a lab, from a checkout.",
     "describe": "`rollouts get NAME` shows all of it, `rollouts explain NAME` says why.",
     "set": "`spec.target` is changed in Git, or by `kubectl edit`.",
     "undo": _BACK,
@@ -89,6 +92,12 @@ _ELSEWHERE: Mapping[str, str] = {
     "validate": "`rollouts lint` checks files.",
 }
 """What kubectl, Argo Rollouts' plugin and others call something of ours."""
+
+
+class _NoServer(click.ClickException):
+    """There is no API server to ask; the exit status of all commands that cannot ask it."""
+
+    exit_code = 3
 
 
 class _Lazy(click.Group):
@@ -142,6 +151,10 @@ class _Lazy(click.Group):
             if (error.name or "").partition(".")[0] != "envoy":
                 raise
             raise click.ClickException(f"Envoy's messages are not installed: pip install {_EXTRAS}") from None
+        except (
+            NotConfigured
+        ) as error:  # of what runs for good; other commands have words of their own around it
+            raise _NoServer(printable_lines(str(error))) from None
         except click.ClickException as error:
             same = type("Told", (click.ClickException,), {"exit_code": error.exit_code})
             raise same(printable_lines(error.message)) from error

@@ -12,9 +12,10 @@ from rollouts.cli.controllers import fetch_reports, file_reports
 from rollouts.cli.lint_live import named_by
 from rollouts.cli.plan_table import Total, spoken
 from rollouts.cli.plan_waits import Surroundings, surroundings
+from rollouts.cli.readable import listed
 from rollouts.controller.reporting import ControllerReport
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
@@ -49,9 +50,7 @@ async def _asked(
 ) -> tuple[list[Object], list[ControllerReport]]:
     """Freezes, other Rollouts, the namespace, and what the Rollout names, as far as they may be read; controllers."""
     reports = await fetch_reports(client, [namespace])
-    found = list[Object]()
-    with contextlib.suppress(Forbidden, KindNotServed):
-        found += await list_all(client, kinds.ROLLOUT_FREEZE, None)
+    found: list[Object] = [*await listed(client, kinds.ROLLOUT_FREEZE, None)]
     for space in (None, namespace):
         try:
             others = await list_all(client, kinds.ROLLOUT, space)
@@ -63,13 +62,9 @@ async def _asked(
         found.append(await client.get(kinds.NAMESPACE, None, namespace))
     found += (await named_by(client, rollout, namespace)).objects
     target = text_at(rollout, "spec", "target", "pool", "name")
-    for resource in kinds.POOLS if target else ():  # those that belong to the target say so themselves
-        with contextlib.suppress(Forbidden, KindNotServed):
-            there = await list_all(client, resource, namespace)
-            found += [{**one, "kind": resource.kind} for one in there]
-    for resource in (*WORKLOADS.values(), AUTOSCALER) if target else ():
-        with contextlib.suppress(Forbidden, KindNotServed):  # items of a list say no kind
-            found += [{**one, "kind": resource.kind} for one in await list_all(client, resource, namespace)]
+    # Companions of the target say themselves that they are.
+    for resource in (*kinds.POOLS, *WORKLOADS.values(), AUTOSCALER) if target else ():
+        found += await listed(client, resource, namespace)
     return found, reports
 
 

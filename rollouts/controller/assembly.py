@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
@@ -168,23 +169,11 @@ def assemble(
     metrics = metrics or ControllerMetrics()
     conditions = conditions or InlineConditions()
     gates = Gates(caches, {name: source.offer for name, source in sources.items()}, conditions)
-    events = EventRecorder(client, clock)
-
-    def written(reason: WriteReason) -> None:
-        metrics.traffic_writes.labels(reason.value).inc()
-        on_traffic_write(reason)
-
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
     turns = Turns(client, caches, clock, parallelism)
     share_watch = ShareWatch(shares, clock)
-    refusals: ScaleRefusals = {}
-    drains = PodDrains(client, caches, clock, in_flight) if in_flight is not None else None
-    workloads = (
-        WorkloadViews(caches, in_flight, refusals, drains, warm_ups)
-        if in_flight is not None and drains is not None
-        else None
-    )
+    scaling = _scaling(client, caches, clock, in_flight, warm_ups)
     gatherer = Gatherer(
         caches,
         shares,
@@ -196,32 +185,63 @@ def assemble(
         freezes=Freezes(caches, clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
         approver=approver,
-        workloads=workloads,
+        workloads=scaling.views,
         readers=readers,
         loaded=loaded,
     )
     performer = Performer(
         client,
         caches,
-        events,
+        EventRecorder(client, clock),
         gates,
         views,
-        refusals=refusals,
-        drains=drains,
+        refusals=scaling.refusals,
+        drains=scaling.drains,
         warm_ups=warm_ups,
-        on_traffic_write=written,
+        on_traffic_write=_counted(metrics, on_traffic_write),
+    )
+    reconciler = RolloutReconciler(
+        gatherer, performer, clock, metrics, dialects, turns, share_watch, notifier, approver
     )
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(
-            gatherer, performer, clock, metrics, dialects, turns, share_watch, notifier, approver
-        ),
+        rollouts=reconciler,
         runs=RunReconciler(client, caches, sources, clock, budget or _unlimited(clock), conditions),
         metrics=metrics,
         sources=sources,
         turns=turns,
         share_watch=share_watch,
     )
+
+
+class _Scaling(NamedTuple):
+    """What the gatherer and the performer share of workloads; nobody looks at those without ``InFlight``."""
+
+    views: WorkloadViews | None
+    drains: PodDrains | None
+    refusals: ScaleRefusals
+
+
+def _scaling(
+    client: KubeClient, caches: Caches, clock: Clock, in_flight: InFlight | None, warm_ups: WarmUps | None
+) -> _Scaling:
+    refusals: ScaleRefusals = {}
+    if in_flight is None:
+        return _Scaling(None, None, refusals)
+    drains = PodDrains(client, caches, clock, in_flight)
+    return _Scaling(WorkloadViews(caches, in_flight, refusals, drains, warm_ups), drains, refusals)
+
+
+def _counted(
+    metrics: ControllerMetrics, tell: Callable[[WriteReason], None]
+) -> Callable[[WriteReason], None]:
+    """Writes of traffic objects, counted and told."""
+
+    def written(reason: WriteReason) -> None:
+        metrics.traffic_writes.labels(reason.value).inc()
+        tell(reason)
+
+    return written
 
 
 def share_counter(

@@ -66,6 +66,12 @@ _OF_FREEZES = (kinds.ROLLOUT_FREEZE, kinds.NAMESPACE)
 _CLUSTER_SCOPED = (kinds.CLUSTER_ANALYSIS_TEMPLATE, kinds.CLUSTER_ROLLOUT_STRATEGY)
 
 
+def _unwatched_by(options: Collection[str]) -> frozenset[Resource]:
+    """Kinds of traffic objects whose options are off."""
+    off = (kind for kind in TRAFFIC_KINDS if kind.option is not None and kind.option.name in options)
+    return frozenset(resource for kind in off for resource in kind.resources)
+
+
 class Caches:
     """Stores of every kind that a plan looks at. No ``namespaces``: all are watched, by one watch per kind.
 
@@ -90,18 +96,30 @@ class Caches:
         self.capacity_kinds = tuple(kind for kind in WORKLOADS if kind in capacity_kinds)
         self.watches_cluster_templates = cluster_templates
         self.watches_freezes = freezes
-        self._unwatched = frozenset(
-            resource
-            for kind in TRAFFIC_KINDS
-            if kind.option is not None and kind.option.name in unwatched
-            for resource in kind.resources
-        )
         self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
         self.leaving = False
         """This process is about to end: what is deleted is let go at once."""
+        self._unwatched = _unwatched_by(unwatched)
         self._stores: dict[Resource, Store] = {}
+        self._keep_ours(whole_runs=whole_runs)
+        self._keep_traffic_and_pools()
+        self._keep_pods_and_workloads()
+        # Each plan asks for the same few pools; the store's object is another one after each change.
+        self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
+        self._read_pods: ReadOnce[list[Pod]] = ReadOnce(self.pods)
+        self._counted_units: ReadOnce[int] = ReadOnce(self.pods)
+        self.reflectors = tuple(
+            Reflector(client, resource, store, clock, namespace=namespace)
+            for resource, store in self._stores.items()
+            if self._reflects(resource)
+            for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
+        )
+        self._of_freezes = tuple(one for one in self.reflectors if one.resource in _OF_FREEZES)
+
+    def _keep_ours(self, *, whole_runs: bool) -> None:
+        """Stores of our own kinds, and of the namespaces that freezes select."""
         self.rollouts = self._keep(kinds.ROLLOUT, indexes=indexes.OF_ROLLOUTS)
         self.runs = self._keep(
             kinds.ANALYSIS_RUN, indexes=indexes.OF_OWNED, transform=None if whole_runs else self._trim_run
@@ -112,10 +130,12 @@ class Caches:
         self.cluster_templates = self._keep(kinds.CLUSTER_ANALYSIS_TEMPLATE)
         self.strategies = self._keep(kinds.ROLLOUT_STRATEGY, indexes=indexes.OF_STRATEGIES)
         self.cluster_strategies = self._keep(kinds.CLUSTER_ROLLOUT_STRATEGY, indexes=indexes.OF_STRATEGIES)
+
+    def _keep_traffic_and_pools(self) -> None:
+        """Stores of what splits requests, and of the versions that have pods; one object may be both."""
         with_pods = {resource: kind.pods for kind in object_targets() for resource in kind.resources}
         of_pods = {resource: self._of_pools(read) for resource, read in with_pods.items()}
         self.traffic = {
-            # An object that carries weights may be a version as well.
             resource: self._keep(
                 resource, indexes={**kind.indexes, **of_pods.get(resource, {})}, keep_managed_fields=True
             )
@@ -129,11 +149,14 @@ class Caches:
             for resource, indexed in of_pods.items()
         }
         self._pool_readers = {resource.group: read for resource, read in with_pods.items()}
+
+    def _keep_pods_and_workloads(self) -> None:
+        """Stores of pods, Services and Jobs, and, where pods may be scaled, of what makes them."""
+        scales = bool(self.capacity_kinds)
         self.pods = self._keep(
             kinds.POD,
-            indexes={indexes.LABEL: indexes.by_label}
-            | ({indexes.MARKED: indexes.by_mark} if self.capacity_kinds else {}),
-            transform=trim_scaled_pod if self.capacity_kinds else trim_pod,
+            indexes={indexes.LABEL: indexes.by_label} | ({indexes.MARKED: indexes.by_mark} if scales else {}),
+            transform=trim_scaled_pod if scales else trim_pod,
         )
         self.services = self._keep(
             kinds.SERVICE,
@@ -151,20 +174,14 @@ class Caches:
         self.autoscalers = Store(indexes=scaled, transform=trim_autoscaler)
         if self.workloads:
             self._stores[AUTOSCALER] = self.autoscalers
-        # Each plan asks for the same few pools; the store's object is another one after each change.
-        self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
-        self._read_pods: ReadOnce[list[Pod]] = ReadOnce(self.pods)
-        self._counted_units: ReadOnce[int] = ReadOnce(self.pods)
-        self.reflectors = tuple(
-            Reflector(client, resource, store, clock, namespace=namespace)
-            for resource, store in self._stores.items()
-            if resource not in self._unwatched
-            and (cluster_templates or resource not in _CLUSTER_SCOPED)
-            and (freezes or resource not in _OF_FREEZES)
-            for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
-        )
 
-        self._of_freezes = tuple(one for one in self.reflectors if one.resource in _OF_FREEZES)
+    def _reflects(self, resource: Resource) -> bool:
+        """Whether the options have the kind watched."""
+        return (
+            resource not in self._unwatched
+            and (self.watches_cluster_templates or resource not in _CLUSTER_SCOPED)
+            and (self.watches_freezes or resource not in _OF_FREEZES)
+        )
 
     def _keep(self, resource: Resource, **how: Any) -> Store:
         """A store of what is watched of a kind; ``how`` are the arguments of ``Store``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
@@ -15,7 +15,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.dependencies import dependency_views
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates, compared_of, problems_of
-from rollouts.controller.gathered import ComparedGates, Gathered, ShareSource
+from rollouts.controller.gathered import ComparedGates, Gathered, ShareSource, WayObject
 from rollouts.controller.loaded_weights import LoadedWeights, TrustedWeights, stored_loads
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
@@ -31,6 +31,7 @@ from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
     Blocker,
+    Companion,
     JobOutcome,
     Observation,
     PickersView,
@@ -44,7 +45,7 @@ from rollouts.engine.observation import (
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import target_identity
 from rollouts.engine.rollout_spec import PickerTraffic, RolloutSpec, VariantTraffic
-from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.rollout_status import RolloutStatus, WayBack
 from rollouts.engine.variants import hinted_variant
 from rollouts.engine.versions import VARIANT_KIND, Identity
 from rollouts.runtime.objects import Object, ObjectKey, version_of
@@ -71,6 +72,54 @@ def _lost(parsed: ParsedRollout, stored: ModelTraffic | None) -> ModelTraffic | 
     stable, canary = parsed.status.stable, parsed.status.canary
     alone = canary is None and stable is not None and stable.identity.kind == VARIANT_KIND
     return stored if alone else None
+
+
+_Companions = dict[Identity, tuple[Companion, ...] | Blocker]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the spec asks for. ``problems`` grow while what it names is looked at."""
+
+    parsed: ParsedRollout
+    problems: list[Problem]
+    target: Identity | None
+    blocker: Blocker | None
+    gates: ComparedGates
+    strategy: StrategyView | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TrafficSide:
+    """What carries the weights. ``present``: the Rollout with its versions where the traffic object lists them."""
+
+    present: ParsedRollout
+    models: ModelTraffic | None
+    stored: ModelTraffic | None
+    found: Carried
+    traffic: TrafficView | None
+    listed: frozenset[Identity]
+    proposed: dict[tuple[Identity, Identity], WayBack]
+    ways: dict[WayBack, WayObject]
+
+    @property
+    def split(self) -> ModelTraffic | None:
+        """What the pool's picker splits by: the spec's, else the recorded one."""
+        return self.models or self.stored
+
+    @property
+    def by_picker(self) -> PickerTraffic | None:
+        """The spec's alone, for whoever counts requests."""
+        return self.models.spec if self.models is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arms:
+    """The versions' pods, and what makes them."""
+
+    pools: dict[Identity, PoolView]
+    workloads: dict[Identity, WorkloadView]
+    companions: _Companions
 
 
 class Gatherer:
@@ -113,73 +162,110 @@ class Gatherer:
         """The observation of a Rollout; None when it does not exist."""
         rollout = self._caches.rollouts.get(key)
         if rollout is None:
-            self._adapters.forget(key)
-            self._paths.forget(key)
-            self._loaded.forget(key)
-            self._strategies.forget(key)
+            for kept in (self._adapters, self._paths, self._loaded, self._strategies):
+                kept.forget(key)
             return None
+        asked = self._asked(rollout)
+        carried = self._traffic_side(rollout, asked)
+        arms = self._arms(asked, carried)
+        observation = self._observation(key, rollout, asked, carried, arms)
+        return Gathered(
+            observation=self._ordered(observation, carried.present, rollout),
+            parsed=asked.parsed,
+            by_picker=carried.by_picker,
+            rollout=rollout,
+            planned_version=version_of(rollout),
+            traffic_object=carried.found.raw,
+            carrier=carried.found.carrier,
+            ways=carried.ways,
+        )
+
+    def _asked(self, rollout: Object) -> _Asked:
         parsed, strategy = self._strategies.parse(rollout)
         if parsed.uid in self._caches.doomed:
             parsed = replace(parsed, deleting=True)
-        spec, status, problems = parsed.spec, parsed.status, list(parsed.problems)
+        problems = list(parsed.problems)
         target, blocker = self._target(parsed, problems)
         gates = self._gates.resolved(parsed)
         if parsed.model is not None and not problems:
             strategy, wrong = held_back(parsed, strategy, problems_of(gates))
             problems += wrong
-        strategy = self._checked(rollout, strategy)
-        models, stored = self._models(rollout, parsed, target, problems)
-        found = self._traffic.carrier(parsed, models or _lost(parsed, stored), problems)
-        traffic = self._traffic.traffic(parsed, target, found)
+        return _Asked(
+            parsed=parsed,
+            problems=problems,
+            target=target,
+            blocker=blocker,
+            gates=compared_of(gates),
+            strategy=self._checked(rollout, strategy),
+        )
+
+    def _traffic_side(self, rollout: Object, asked: _Asked) -> _TrafficSide:
+        parsed, target, views = asked.parsed, asked.target, self._traffic
+        status, spec = parsed.status, parsed.spec
+        models, stored = self._models(rollout, parsed, target, asked.problems)
+        found = views.carrier(parsed, models or _lost(parsed, stored), asked.problems)
+        traffic = views.traffic(parsed, target, found)
         # The plan follows pools to another API group; what it then looks for has to be there.
-        listed = self._traffic.listed(parsed, traffic)
+        listed = views.listed(parsed, traffic)
         followed = moved(status, listed, spec.target if spec is not None else None)
         present = replace(parsed, status=followed)
-        proposed = self._traffic.proposed(present, target, traffic, found)
+        proposed = views.proposed(present, target, traffic, found)
         records = (*status.way_back, *followed.way_back, *proposed.values())
-        ways = {record: self._traffic.way(parsed, record) for record in records}
-        by_picker = models.spec if models is not None else None
-        runs = self._caches.owned_runs(key, parsed.uid)
+        return _TrafficSide(
+            present=present,
+            models=models,
+            stored=stored,
+            found=found,
+            traffic=traffic,
+            listed=listed,
+            proposed=proposed,
+            ways={record: views.way(parsed, record) for record in records},
+        )
+
+    def _arms(self, asked: _Asked, carried: _TrafficSide) -> _Arms:
+        present, target, traffic = carried.present, asked.target, carried.traffic
         carrying = traffic.carrying if traffic is not None else frozenset()
-        workloads = self._workloads.views(present, target, carrying) if self._workloads is not None else {}
-        companions = self._workloads.companions(present, target) if self._workloads is not None else {}
-        pools = self._pools(present, target, models or stored, traffic, found)
+        workloads, companions = dict[Identity, WorkloadView](), _Companions()
+        if self._workloads is not None:
+            workloads = self._workloads.views(present, target, carrying)
+            companions = self._workloads.companions(present, target)
+        pools = self._pools(present, target, carried.split, traffic, carried.found)
         beside = companion_identities(present, companions) - pools.keys()
         pools |= {arm: self._pool_views.view(present, arm) for arm in beside}
-        observation = replace(
-            self._said(parsed, compared_of(gates)),
-            problems=tuple(problems),
-            listed=listed,
-            ways={one: self._traffic.way_view(parsed, one, way.raw) for one, way in ways.items()},
-            proposed=proposed,
+        warm = {arm: _warm_only(view, workloads.get(arm)) for arm, view in pools.items()}
+        return _Arms(pools=warm, workloads=workloads, companions=companions)
+
+    def _observation(
+        self, key: ObjectKey, rollout: Object, asked: _Asked, carried: _TrafficSide, arms: _Arms
+    ) -> Observation:
+        parsed, target, present = asked.parsed, asked.target, carried.present
+        traffic, models = carried.traffic, carried.models
+        runs = self._caches.owned_runs(key, parsed.uid)
+        ways = {one: self._traffic.way_view(parsed, one, way.raw) for one, way in carried.ways.items()}
+        return replace(
+            self._said(parsed, asked.gates),
+            problems=tuple(asked.problems),
+            listed=carried.listed,
+            ways=ways,
+            proposed=carried.proposed,
             target=target,
-            target_blocker=blocker,
+            target_blocker=asked.blocker,
             traffic=traffic,
             unwatched=self._traffic.unwatched(parsed) if traffic is None else "",
-            pools={arm: _warm_only(view, workloads.get(arm)) for arm, view in pools.items()},
-            pickers=self._pickers(key, models or stored, traffic),
+            pools=arms.pools,
+            pickers=self._pickers(key, carried.split, traffic),
             unmatched=self._unmatched(present, target, models),
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             summaries=tuple(_summaries(parsed, runs)),
-            share=self._shares.view(key, parsed, by_picker),
-            probe=self._paths.probe(parsed, found.carrier, traffic),
-            approval=None if self._approver is None else self._approver.view(key, status),
-            strategy=strategy,
-            workloads=workloads,
-            companions=companions,
-            window=self._windows.view(spec.canary.windows) if spec is not None else None,
+            share=self._shares.view(key, parsed, carried.by_picker),
+            probe=self._paths.probe(parsed, carried.found.carrier, traffic),
+            approval=None if self._approver is None else self._approver.view(key, parsed.status),
+            strategy=asked.strategy,
+            workloads=arms.workloads,
+            companions=arms.companions,
+            window=None if parsed.spec is None else self._windows.view(parsed.spec.canary.windows),
             freeze=self._freezes.view(rollout),
-        )
-        return Gathered(
-            observation=self._ordered(observation, present, rollout),
-            parsed=parsed,
-            by_picker=by_picker,
-            rollout=rollout,
-            planned_version=version_of(rollout),
-            traffic_object=found.raw,
-            carrier=found.carrier,
-            ways=ways,
         )
 
     def _ordered(self, observation: Observation, present: ParsedRollout, rollout: Object) -> Observation:

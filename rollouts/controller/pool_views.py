@@ -15,7 +15,7 @@ from rollouts.engine.observation import (
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import RolloutSpec, Traffic
 from rollouts.engine.rollout_status import RolloutStatus
-from rollouts.engine.versions import Identity
+from rollouts.engine.versions import Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.models import model_names
 from rollouts.objects.pools import POOL_KIND
@@ -69,8 +69,19 @@ class PoolViews:
             )
         return None, Blocker(
             reason=Reason.POOL_MISSING,
-            message=f"InferencePool {target.name} does not exist in {' or '.join(groups)}: "
-            "create it, the rollout then starts by itself",
+            message=f"InferencePool {target.name} does not exist in {' or '.join(groups)}"
+            + self._missing(parsed.namespace, target),
+        )
+
+    def _missing(self, namespace: str, target: Target) -> str:
+        """What to do; where the group was named before its pool was made, which of two steps came too early."""
+        elsewhere = (one.group for one in kinds.POOLS if self._caches.pool(one.group, namespace, target.name))
+        found = next(elsewhere, "") if target.group else ""
+        if not found:
+            return ": create it, the rollout then starts by itself"
+        return (
+            f", which target.pool.group names; it does in {found}: create it in {target.group} beside that one, with "
+            "the same pods and picker, and the rollout goes on by itself; or leave target.pool.group out until then"
         )
 
     @staticmethod

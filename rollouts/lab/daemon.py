@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollouts.lab.checkout import EXAMPLES
 from rollouts.lab.controlplane import Choice
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, deployments, gpu_node, read_objects
+from rollouts.lab.environment import Lab, base_model_pods, deployments, gpu_node, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
 
 __all__ = ["main"]

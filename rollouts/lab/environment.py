@@ -20,6 +20,7 @@ from rollouts.api.crds import all_crds
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, KindNotServed, KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
+from rollouts.lab.checkout import EXAMPLES
 from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.gateway.likeness import GatewayLike
@@ -37,7 +38,6 @@ from rollouts.objects.pods import read_pod
 
 __all__ = [
     "ADAPTERS",
-    "EXAMPLES",
     "Lab",
     "LabError",
     "apply_objects",
@@ -51,7 +51,6 @@ _log = structlog.get_logger(__name__)
 
 Object = dict[str, Any]
 
-EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 _NAMESPACE = "default"
 _NODES = (Node(name="lab-1", gpus=8), Node(name="lab-2", gpus=8))
 # Where Pods stand that the lab makes itself (``Kubelet``): theirs only.

@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 
 from rollouts.engine.rollout_status import Phase, RolloutStatus
-from rollouts.lab.environment import EXAMPLES, Lab, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, read_objects
 from rollouts.lab.telling import (
     NAMESPACE,
     StoryFailed,

@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from rollouts.engine.rollout_status import Phase, RolloutStatus
-from rollouts.lab.environment import EXAMPLES, Lab, deployments, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, deployments, read_objects
 from rollouts.lab.gpumeter import GpuMeter, GpuUse
 from rollouts.lab.story import NAME, open_base_model
 from rollouts.lab.telling import (

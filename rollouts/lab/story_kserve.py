@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.lab.checkout import EXAMPLES
 from rollouts.lab.controlplane import install_crds
 from rollouts.lab.controlplane.minimal import KSERVE
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.environment import Lab, base_model_pods, read_objects
 from rollouts.lab.kserve import KServe, publisher_path
 from rollouts.lab.story import NAME
 from rollouts.lab.telling import (

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import Resource
-from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import ADAPTERS, Lab, read_objects
 from rollouts.lab.loraclients import SteadyClient, count_sessions, exact_share
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, answered, follow, kubectl, set_knobs
 from rollouts.lab.telling import over as ended

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
-from rollouts.lab.environment import EXAMPLES, Lab, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.story import NAME, answered_by_v2, is_canary, open_base_model
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, over, until

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, base_model_pods
 from rollouts.lab.story_lora import Plot, tell_plot
 from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rollouts.kube.client import PatchKind
-from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, base_model_pods, read_objects
 from rollouts.lab.gateway.service import GATEWAYS
 from rollouts.lab.processes import free_port
 from rollouts.objects import kinds

@@ -106,13 +106,26 @@ def test_every_command_loads_without_the_extras(wheel: Path) -> None:
     "arguments", [("picker-check", "127.0.0.1:1"), ("lab", "demo", "base-model"), ("lab", "up")]
 )
 def test_what_needs_envoys_messages_says_which_extra_brings_them(
+    wheel: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(wheel, checkout)
+    (checkout / "examples").mkdir()  # where the lab may run, as far as its files go
+    ended = _bare(checkout, *arguments)
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: Envoy's messages are not installed: pip install")
+    assert "[lab]" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [("lab", "demo", "base-model"), ("lab", "up")])
+def test_a_lab_of_a_wheel_says_that_it_needs_a_checkout_whatever_extras_there_are(
     wheel: Path, arguments: tuple[str, ...]
 ) -> None:
     ended = _bare(wheel, *arguments)
 
     assert ended.returncode == 1
-    assert ended.stderr.startswith("Error: Envoy's messages are not installed: pip install")
-    assert "[lab]" in ended.stderr
+    assert ended.stderr.startswith("Error: the lab runs from a checkout of the project")
 
 
 def _bare(wheel: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollouts.lab.cache import cache_folder
+from rollouts.lab.gobuild import GoBuildError, go_build
 
 __all__ = ["PICKERS", "GoPicker", "GoPickerError", "build", "built"]
 
 _HERE = Path(__file__).resolve().parent
 _MODULE = "sigs.k8s.io/gateway-api-inference-extension"
-_BUILD_SECONDS = 45 * 60
 
 
 class GoPickerError(Exception):
@@ -100,21 +99,9 @@ def build(picker: GoPicker, say: Callable[[str], None] = print) -> Path:
 
 
 def _compile(go: str, picker: GoPicker, product: Path) -> None:
-    command = [go, "build", "-ldflags", "-s -w", "-o", str(product), picker.package]
-    if nice := shutil.which("nice"):
-        command = [nice, "-n", "19", *command]
+    nice = shutil.which("nice")
+    before = [nice, "-n", "19"] if nice else []
     try:
-        done = subprocess.run(
-            command,
-            cwd=picker.module,
-            env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_BUILD_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise GoPickerError(f"building {picker.name} took more than {_BUILD_SECONDS // 60} minutes") from None
-    if done.returncode:
-        tail = "\n".join(done.stderr.splitlines()[-20:])
-        raise GoPickerError(f"go build {picker.package} failed; is the Go of go.mod installed?\n{tail}")
+        go_build(go, picker.package, product, module=picker.module, flags="-s -w", before=before)
+    except GoBuildError as error:
+        raise GoPickerError(f"{error}\nIs the Go of {picker.name}'s go.mod installed?") from None

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from benchmarks.peers.vllm_cpu.server import RealFleet
 from rollouts.engine.rollout_status import Phase, RolloutStatus
-from rollouts.lab.environment import EXAMPLES, Lab, read_objects
+from rollouts.lab.checkout import EXAMPLES
+from rollouts.lab.environment import Lab, read_objects
 from rollouts.lab.story import NAME, answered_by_v2, is_canary, open_base_model
 from rollouts.lab.telling import StoryFailed, Teller, follow, over, own_command, until
 from rollouts.lab.traffic import Traffic, TrafficSpec

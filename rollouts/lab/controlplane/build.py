@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rollouts.lab.cache import cache_folder
 from rollouts.lab.controlplane.errors import ControlPlaneError
+from rollouts.lab.gobuild import GoBuildError, go_build
 
 __all__ = ["API_SERVER", "CONTROLLERS", "binaries_directory", "build", "built_binaries", "one_builder"]
 
@@ -30,8 +31,6 @@ _PACKAGES = {
 }
 _MODULE = Path(__file__).resolve().parents[3] / "tools" / "controlplane"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
-# The first build also downloads 1.7 GB of modules; ten CPU minutes on two cores.
-_BUILD_SECONDS = 45 * 60
 
 
 def _module_files() -> tuple[Path, Path]:
@@ -97,23 +96,10 @@ def one_builder(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _build_one(go: str, package: str, target: Path, linker_flags: str) -> None:
-    command = [go, "build", "-ldflags", linker_flags, "-o", str(target), package]
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
     try:
-        done = subprocess.run(
-            command,
-            cwd=_MODULE,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_BUILD_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise ControlPlaneError(f"building {package} took more than {_BUILD_SECONDS // 60} minutes") from None
-    if done.returncode:
-        tail = "\n".join(done.stderr.splitlines()[-20:])
-        raise ControlPlaneError(f"go build {package} failed:\n{tail}")
+        go_build(go, package, target, module=_MODULE, flags=linker_flags)
+    except GoBuildError as error:
+        raise ControlPlaneError(str(error)) from None
 
 
 def build(

@@ -68,6 +68,7 @@ def test_the_list_says_of_a_command_what_it_says_of_itself(name):
         ("promot", "did you mean promote?"),
         ("undo", "revert the commit"),
         ("describe", "rollouts get NAME"),
+        ("demo", "rollouts lab demo base-model"),
         ("xyz", ""),
     ],
 )
@@ -87,6 +88,17 @@ def test_an_interrupt_while_a_command_is_loaded_is_130(monkeypatch):
     monkeypatch.setattr(type(main), "get_command", interrupted)
 
     assert CliRunner().invoke(main, ["get"]).exit_code == 130
+
+
+@pytest.mark.parametrize("words", [("controller",), ("picker", "--pool", "default/chat"), ("get",)])
+def test_without_a_kubeconfig_every_command_says_so_in_a_line(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    result = CliRunner().invoke(main, list(words))
+
+    assert result.exit_code == 3
+    assert f"Error: there is no kubeconfig {tmp_path}/.kube/config" in result.output
 
 
 def test_listing_the_commands_imports_none_of_them():

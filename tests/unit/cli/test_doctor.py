@@ -205,6 +205,11 @@ def moving(cluster: Cluster, *listed: Resource, there: tuple[Resource, ...] = ki
     cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"rules": [{"backendRefs": refs}]}
 
 
+def asking(cluster: Cluster, group: str) -> None:
+    """The Rollout names the group of its pool."""
+    cluster.objects[kinds.ROLLOUT]["demo"]["spec"]["target"]["pool"]["group"] = group
+
+
 def foreign(cluster: Cluster, *, from_namespace: str = "default", hidden: bool = False) -> None:
     """The route lists a pool of another namespace, and a grant there is for routes of this one."""
     ref = {"group": kinds.POOL_V1.group, "kind": "InferencePool", "name": "v2", "namespace": "team-b"}
@@ -352,6 +357,12 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: moving(c, kinds.POOL_X, there=(kinds.POOL_V1,)),
         Level.BAD,
         "where it does not exist; it does in inference.networking.k8s.io",
+    ),
+    "a group that the Rollout names before its pool is made": (
+        lambda c: asking(c, kinds.POOL_V1.group),
+        Level.BAD,
+        "does not exist in inference.networking.k8s.io, which target.pool.group names; "
+        "it does in inference.networking.x-k8s.io",
     ),
     "a managed route in Git": (managed_and_tracked, Level.BAD, "Argo CD applies it too"),
     "an adopted route under Flux": (

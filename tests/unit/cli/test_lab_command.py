@@ -82,6 +82,19 @@ def test_a_running_lab_is_not_started_twice(state: Path) -> None:
     assert "rollouts lab down" in result.output
 
 
+@pytest.mark.parametrize("words", [("up",), ("demo", "base-model")])
+def test_a_lab_without_its_checkout_says_what_it_needs_and_starts_nothing(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "_DIRECTORY", tmp_path / "state")
+    monkeypatch.setattr(lab, "EXAMPLES", tmp_path / "examples")
+    result = CliRunner().invoke(main, ["lab", *words])
+
+    assert result.exit_code == 1
+    assert "the lab runs from a checkout of the project" in result.output
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_lab_says_where_its_pickers_and_pods_are(state: Path) -> None:
     text = lab._describe(STATE)
 

@@ -451,3 +451,87 @@ def test_a_place_is_named_where_a_file_cannot_be_read(tmp_path):
 
     assert result.exit_code == 2
     assert f"{file}:13:1: the field kind stands twice" in result.output
+
+
+def several(folder: Path, *documents: dict[str, Any] | str) -> Path:
+    """A file of these documents; a text is one as it stands."""
+    file = folder / "rollouts.yaml"
+    parts = [one if isinstance(one, str) else yaml.safe_dump(one) for one in documents]
+    file.write_text("---\n".join(parts), encoding="utf-8")
+    return file
+
+
+def named(name: str, steps: list[dict[str, Any]], namespace: str = "") -> dict[str, Any]:
+    obj = yaml.safe_load(TEXT.replace("WEIGHT", "10"))
+    obj["metadata"] = {"name": name, **({"namespace": namespace} if namespace else {})}
+    obj["spec"]["strategy"]["canary"]["steps"] = steps
+    return obj
+
+
+def invoke(file: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["plan", str(file), *words])
+
+
+def test_every_rollout_of_a_file_is_planned_under_its_name(tmp_path):
+    file = several(tmp_path, named("chat", STEPS, "prod"), named("code", PLAIN), named("small", STEPS[1:3]))
+    result = invoke(file)
+    parts = result.output.split("\n\n")
+
+    assert result.exit_code == 0
+    assert [part.splitlines()[0] for part in parts] == [
+        "Rollout prod/chat:",
+        "Rollout code:",
+        "Rollout small:",
+    ]
+    assert "Total: about 42 min" in parts[0]
+    # One that nothing judges is told as such beside others; it is refused where it is all that was asked for.
+    assert "No gates: nothing judges the canary." in parts[1]
+    assert "Total: about 3 h 00 min" in parts[1]
+    assert "step 5" not in parts[2]
+
+
+@pytest.mark.parametrize("name", ["chat", "prod/chat"])
+def test_a_rollout_of_a_file_is_chosen_by_name_and_told_as_if_it_were_alone(tmp_path, name):
+    both = [named("code", PLAIN), named("chat", STEPS, "prod")]
+    chosen = invoke(several(tmp_path, *both), "--name", name)
+    alone = invoke(several(tmp_path, both[1]))
+
+    assert chosen.exit_code == 0
+    assert chosen.output == alone.output
+    assert "p95" in alone.output
+
+
+def test_a_name_that_no_rollout_of_the_file_has_is_told_with_those_that_there_are(tmp_path):
+    result = invoke(several(tmp_path, named("chat", STEPS, "prod"), named("code", PLAIN)), "--name=chta")
+
+    assert result.exit_code == 2
+    assert "no Rollout chta; there are prod/chat, code" in result.output
+
+
+def test_one_that_cannot_be_planned_hides_no_other_and_fails_the_command(tmp_path):
+    file = several(tmp_path, named("bad", COMPARED), named("good", STEPS))
+    result = invoke(file)
+
+    assert result.exit_code == 2
+    assert "Rollout bad:\nNot planned: give --rate and --stable-pods" in result.output
+    assert "Rollout good:\n" in result.output
+    assert "Total: about 42 min" in result.output
+
+
+def test_scripts_get_several_as_a_list_with_names(tmp_path):
+    file = several(tmp_path, named("bad", COMPARED), named("chat", STEPS, "prod"))
+    result = invoke(file, "-o", "json")
+    bad, chat = json.loads(result.output)["rollouts"]
+
+    assert result.exit_code == 2
+    assert (bad["name"], bad["namespace"]) == ("bad", "")
+    assert "give --rate" in bad["error"]
+    assert (chat["name"], chat["namespace"], chat["minutes"]) == ("chat", "prod", 42.0)
+
+
+def test_rollouts_of_other_tools_are_planned_by_nobody_beside_ours(tmp_path):
+    argo = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "web"}, "spec": {}}
+    result = invoke(several(tmp_path, argo, named("chat", STEPS)))
+
+    assert result.exit_code == 0
+    assert "Rollout" not in result.output

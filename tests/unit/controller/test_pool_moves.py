@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.objects import kinds
 from tests.kit.faults.endstate import weights_of
-from tests.kit.faults.moves import at_step, begun, command, phase, reason, retarget
+from tests.kit.faults.moves import at_step, begun, both, command, phase, reason, retarget
 from tests.kit.faults.objects import CANARY, ROUTE, STABLE, base_objects, rollout_object
 from tests.kit.faults.pool_moves import (
     MOVED_AT_REST,
@@ -19,9 +19,13 @@ from tests.kit.faults.pool_moves import (
     delete_old_pools,
     switch_route,
 )
-from tests.kit.faults.simulation import Condition, Move, Run, Scenario, Simulation, simulate
+from tests.kit.faults.simulation import Act, Condition, Move, Run, Scenario, Simulation, simulate
 
 PAUSED: list[dict[str, Any]] = [{"setWeight": 10}, {"pause": {}}]
+
+
+def in_new_group(sim: Simulation) -> bool:
+    return bool((sim.status.get("stable") or {}).get("group") == kinds.POOL_V1.group)
 
 
 def status_of(run: Run) -> dict[str, Any]:
@@ -117,3 +121,52 @@ def test_a_target_that_both_groups_have_is_the_one_that_the_route_lists() -> Non
 
     assert run.converged, status_of(run)
     assert status_of(run)["canary"]["group"] == kinds.POOL_X.group
+
+
+def ask_for_group(name: str) -> Act:
+    """Git names the new group in the Rollout."""
+
+    def act(sim: Simulation) -> None:
+        target = {"pool": {"name": name, "group": kinds.POOL_V1.group}}
+        sim.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": {"target": target}})
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("target", "when"), [(STABLE, phase("Healthy")), (CANARY, at_step(1))], ids=["at rest", "in an attempt"]
+)
+def test_a_group_that_git_names_before_its_pools_are_there_says_which_step_was_too_early(
+    target: str, when: Condition
+) -> None:
+    run = story(target, [Move(when=when, act=ask_for_group(target), after=5)], reason("PoolMissing"))
+    said = status_of(run)["message"]
+
+    assert run.converged, status_of(run)
+    assert f"{target} does not exist in {kinds.POOL_V1.group}, which target.pool.group names" in said
+    assert f"it does in {kinds.POOL_X.group}: create it in {kinds.POOL_V1.group} beside that one" in said
+
+
+def test_a_group_that_was_named_too_early_is_rolled_to_as_soon_as_its_pool_is_there() -> None:
+    moves = [
+        Move(when=phase("Healthy"), act=ask_for_group(STABLE), after=5),
+        Move(when=reason("PoolMissing"), act=create_twins, after=5),
+        Move(when=reason("BackendMissing"), act=switch_route(), after=5),
+    ]
+    run = story(STABLE, moves, both(phase("Healthy"), in_new_group))
+
+    assert run.converged, status_of(run)
+    assert run.weights == ()
+
+
+@pytest.mark.parametrize("group", ["", kinds.POOL_V1.group])
+def test_a_pool_that_no_group_has_is_to_be_created_and_nothing_more_is_said(group: str) -> None:
+    def ask(sim: Simulation) -> None:
+        target = {"pool": {"name": "nobody", **({"group": group} if group else {})}}
+        sim.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": {"target": target}})
+
+    run = story(STABLE, [Move(when=phase("Healthy"), act=ask, after=5)], reason("PoolMissing"))
+
+    assert run.converged, status_of(run)
+    assert ": create it, the rollout then starts by itself" in status_of(run)["message"]
+    assert "target.pool.group" not in status_of(run)["message"]

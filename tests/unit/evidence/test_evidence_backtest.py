@@ -16,8 +16,9 @@ from rollouts.analysis.recording import Recording, header_line, mark_line, sampl
 from rollouts.analysis.rivals import histogram_quantile, kayenta_high
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.parsing import parse_rollout
-from rollouts.cli.analysis_commands import backtest_command, plan_command
+from rollouts.cli.backtest import backtest_command
 from rollouts.cli.offline import gates_to_plan, template_of
+from rollouts.cli.plan import plan_command
 
 REAL = Noise(pod=0.04, shock=0.08, burst=2.0, pod_errors=0.2)
 GATES = [

@@ -22,9 +22,9 @@ from rollouts.analysis.evidence.model import (
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.api.analysis_models import CompareModel
-from rollouts.api.crds import structural_schema
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.runs import compare_json, compare_of, parse_run, run_spec_json
+from rollouts.api.structural import structural_schema
 
 TTFT = {"name": "ttft", "compare": {"preset": "ttft"}}
 
