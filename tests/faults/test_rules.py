@@ -355,7 +355,9 @@ RULES = {
         number=11,
         goal=_healthy(CANARY),
         moves=_then(
-            Move(when=at_step(1), act=overwrite_route({STABLE: 100}, "argocd-application-controller"), after=5),
+            Move(
+                when=at_step(1), act=overwrite_route({STABLE: 100}, "argocd-application-controller"), after=5
+            ),
             Move(when=at_step(1), act=overwrite_route({STABLE: 100}, "helm"), after=10),
             Move(when=at_step(1), act=command("promote"), after=20),
         ),
