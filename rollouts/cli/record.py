@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 
 from rollouts.api.scalars import parse_duration
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
 from rollouts.cli.logs import configure_logs
 from rollouts.cli.recorder import Recorder, Tape
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
 from rollouts.controller.settings import SettingsError, source_option
@@ -46,7 +46,7 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 
 
 @click.command("record", epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 @click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="Else stdout.")
 @click.option("--interval", default="30s", show_default=True, callback=_duration, help="Between two scrapes.")

@@ -12,7 +12,6 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     Missing,
@@ -24,6 +23,7 @@ from rollouts.cli.connect import (
 )
 from rollouts.cli.following import Followed, follow, follow_all
 from rollouts.cli.render import rollout_view
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.controller.gates import NAME_LABEL
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
@@ -106,7 +106,7 @@ async def show(client: KubeClient, live: Live, where: str, name: str, seconds: f
 
 
 @click.command(epilog=f"{EXIT_CODES}  130  interrupted; the rollout goes on\n")
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 @click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
 def watch(
