@@ -254,6 +254,11 @@ _SPLIT_COLUMNS = [
 ]
 
 
+_UNSEEN: Json = {"observedGeneration": 0}
+"""Status of what no controller has looked at: no generation is 0. Without it kstatus (Flux's ``wait`` and health checks,
+Helm 4's ``--wait``) takes an object without conditions for Ready."""
+
+
 def _kind(
     resource: Resource,
     short: str,
@@ -286,6 +291,8 @@ def _kind(
     }
     if status is not None:
         properties["status"] = _without_defaults(structural_schema(status))
+        if "observedGeneration" in properties["status"]["properties"]:
+            properties["status"]["default"] = _UNSEEN
         version["subresources"] = {"status": {}}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
