@@ -255,8 +255,8 @@ _SPLIT_COLUMNS = [
 
 
 _UNSEEN: Json = {"observedGeneration": 0}
-"""Status of what no controller has looked at: no generation is 0. Without it kstatus (Flux's ``wait`` and health checks,
-Helm 4's ``--wait``) takes an object without conditions for Ready."""
+"""Status of what no controller has looked at: no generation is 0. Without it kstatus (Flux's ``wait`` and health
+checks, Helm 4's ``--wait``) takes an object without conditions for Ready."""
 
 
 def _kind(

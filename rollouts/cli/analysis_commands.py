@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ __all__ = ["backtest_command", "plan_command"]
 
 _MAX_RECORDING = 1024 * 1024 * 1024
 _MAX_YAML = 1024 * 1024
+_STDIN = Path("-")
 
 
 class BadInput(click.ClickException):
@@ -55,9 +57,10 @@ class BadInput(click.ClickException):
 def load_documents(path: Path) -> list[Any]:
     """The documents of a YAML or JSON file, as `lint` and kubectl read them, Lists taken apart; raises BadInput."""
     try:
-        if path.stat().st_size > _MAX_YAML:
+        data = _bytes(path)
+        if len(data) > _MAX_YAML:
             raise BadInput(f"{path}: larger than {_MAX_YAML} bytes")
-        documents, faults = read_yaml(path.read_bytes())
+        documents, faults = read_yaml(data)
     except OSError as error:
         raise BadInput(f"{path}: {error}") from error
     for fault in faults:
@@ -65,13 +68,25 @@ def load_documents(path: Path) -> list[Any]:
     return [item for one in documents for item in _items(one.value)]
 
 
+def _bytes(path: Path) -> bytes:
+    """A little more than the limit of a file, or of standard input. Raises OSError and BadInput."""
+    if path != _STDIN:
+        with path.open("rb") as file:
+            return file.read(_MAX_YAML + 1)
+    if sys.stdin is None:  # closed by the caller (<&-)
+        raise BadInput("standard input is closed")
+    return sys.stdin.buffer.read(_MAX_YAML + 1)
+
+
 def _items(value: Any) -> list[Any]:
     return [obj for _, obj in objects_in(value)] if isinstance(value, Mapping) else [value]
 
 
 def load_recording(path: Path) -> Recording:
-    """A recording from a file; raises BadInput."""
+    """A recording from a file, or from standard input as `record` writes it; raises BadInput."""
     try:
+        if path == _STDIN and sys.stdin is not None:
+            return read_recording(sys.stdin)
         if path.stat().st_size > _MAX_RECORDING:
             raise BadInput(f"{path}: larger than {_MAX_RECORDING} bytes")
         with path.open(encoding="utf-8") as lines:
@@ -92,14 +107,18 @@ def load_gates(path: Path, interval: float) -> Replayed:
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 @click.command("backtest")
-@click.argument("recording", type=_FILE)
+@click.argument("recording", type=_FILE_OR_STDIN)
 @click.option("--gates", "gates_file", type=_FILE, required=True, help="The metrics of an AnalysisTemplate.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def backtest_command(recording: Path, gates_file: Path, output: str) -> None:
-    """Replay RECORDING through the compare gates: verdict, time of decision, effect with interval."""
+    """Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.
+
+    RECORDING may be - for standard input.
+    """
     with progress("replaying"):
         loaded = load_recording(recording)
         result = backtest(loaded, load_gates(gates_file, loaded.interval))
@@ -131,7 +150,7 @@ def _lines(result: BacktestResult) -> list[str]:
 
 
 @click.command("plan")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=_FILE_OR_STDIN)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests per second, both arms.")
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Stable pods.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Canary pods; else what the weight asks for.")
@@ -172,8 +191,9 @@ def plan_command(
 ) -> None:
     """Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.
 
-    AnalysisTemplates that it names are further documents of FILE. FINDS: the time in which a canary that is so much
-    worse is aborted; FLOOR: the smallest regression that these pods can ever tell from their own differences.
+    FILE may be - for standard input. AnalysisTemplates that it names are further documents of it. FINDS: the time in
+    which a canary that is so much worse is aborted; FLOOR: the smallest regression that these pods can ever tell from
+    their own differences.
     So are a shared strategy, and what it would wait for besides (RolloutFreezes, Rollouts that go first, a controller);
     with --live the cluster is asked for all of these.
     """

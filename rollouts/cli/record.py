@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -83,6 +84,8 @@ def record(
     """
     wanted = _Options(interval=interval, duration=duration, since=since, until=until, chosen=chosen)
     wanted.check(source)
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.UsageError(f"--file: {path} cannot be written")  # now, not when the recording is over
     book = _book(servers, source)
     try:
         configured = dict([source_option(source)]) if source else {}
