@@ -85,6 +85,11 @@ _SPLIT_COLUMNS = [
 ]
 
 
+_UNSEEN: Json = {"observedGeneration": 0}
+"""Status of what no controller has looked at: no generation is 0. Without it kstatus (Flux's ``wait`` and health
+checks, Helm 4's ``--wait``) takes an object without conditions for Ready."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OwnKind:
     """A kind of ours; ``status`` None: it has none."""
@@ -197,6 +202,8 @@ def _version(own: _OwnKind) -> Json:
     }
     if own.status is not None:
         properties["status"] = without_defaults(structural_schema(own.status))
+        if "observedGeneration" in properties["status"]["properties"]:
+            properties["status"]["default"] = _UNSEEN
     return {
         "name": VERSION,
         "served": True,

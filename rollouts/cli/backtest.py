@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from rollouts.analysis.backtest import BacktestResult, backtest
-from rollouts.cli.given_files import FILE, load_gates, load_recording
+from rollouts.cli.given_files import FILE, FILE_OR_STDIN, load_gates, load_recording
 from rollouts.cli.progress import progress
 from rollouts.terminal import document, say
 
@@ -16,11 +16,14 @@ __all__ = ["backtest_command"]
 
 
 @click.command("backtest")
-@click.argument("recording", type=FILE)
+@click.argument("recording", type=FILE_OR_STDIN)
 @click.option("--gates", "gates_file", type=FILE, required=True, help="The metrics of an AnalysisTemplate.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def backtest_command(recording: Path, gates_file: Path, output: str) -> None:
-    """Replay RECORDING through the compare gates: verdict, time of decision, effect with interval."""
+    """Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.
+
+    RECORDING may be - for standard input.
+    """
     with progress("replaying"):
         loaded = load_recording(recording)
         result = backtest(loaded, load_gates(gates_file, loaded.interval))

@@ -10,7 +10,6 @@ import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.carriers import TRAFFIC_KINDS
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_cluster import kind_checks, right_checks
 from rollouts.cli.doctor_controller import configuration_checks
@@ -27,6 +26,7 @@ from rollouts.cli.doctor_rollout import carried, rollout_checks
 from rollouts.cli.doctor_sources import source_checks
 from rollouts.cli.findings import Check, Level
 from rollouts.cli.readable import get_or_none, is_served, list_or_none
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.controller.settings import SettingsError, source_option
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.kubeconfig import ContextChoice
@@ -125,7 +125,7 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
 @click.command(
     epilog="Exit status: 0 nothing is missing, 1 problems, 2 no such Rollout, 3 no answer of the API server."
 )
-@click.argument("name", required=False, shell_complete=rollout_names)
+@rollout_argument(required=False)
 @connection_options
 @click.option("--account", metavar="NS/NAME", help="The controller's service account, to check its rights.")
 @click.option("--argocd-namespace", default="argocd", show_default=True, help="Where argocd-cm is.")

@@ -1,8 +1,9 @@
 """What Argo CD and Flux settings do to weights that the controller writes: checks over raw objects.
 
 Sources: Argo CD documentation "Diffing Customization", "Sync Options" and "Resource Health"; the documentation of
-Flux's kustomize-controller (``kustomize.toolkit.fluxcd.io/ssa`` and ``/prune``). Lists of traffic objects are atomic,
-so two writers cannot share one by field ownership.
+Flux's kustomize-controller (``kustomize.toolkit.fluxcd.io/ssa``, ``/reconcile`` and ``/prune``) and helm-controller
+("Drift detection"); Helm's of ``helm.sh/resource-policy``. Lists of traffic objects are atomic, so two writers cannot
+share one by field ownership.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ _TRACKING = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/installation-
 _FLUX_NAME = "kustomize.toolkit.fluxcd.io/name"
 _FLUX_SSA = "kustomize.toolkit.fluxcd.io/ssa"
 _FLUX_PRUNE = "kustomize.toolkit.fluxcd.io/prune"
+_FLUX_RECONCILE = "kustomize.toolkit.fluxcd.io/reconcile"
+_HELM_RELEASE = "meta.helm.sh/release-name"
+_HELM_POLICY = "helm.sh/resource-policy"
+_FLUX_HELM_NAME = "helm.toolkit.fluxcd.io/name"
+_FLUX_DRIFT = "helm.toolkit.fluxcd.io/driftDetection"
 _SYNC_OPTIONS = "argocd.argoproj.io/sync-options"
 _HEALTH_KEY = "resource.customizations.health.inferencerollouts.dev_Rollout"
 
@@ -59,36 +65,69 @@ def _by_flux(obj: Object) -> bool:
     return _FLUX_NAME in _meta(obj, "labels")
 
 
+def _by_helm(obj: Object) -> bool:
+    return _HELM_RELEASE in _meta(obj, "annotations")
+
+
+def _kept_from_flux(annotations: Mapping[str, Any]) -> bool:
+    """Whether kustomize-controller leaves the object alone, once it is there."""
+    return (
+        str(annotations.get(_FLUX_SSA)).lower() in ("ifnotpresent", "ignore")
+        or str(annotations.get(_FLUX_RECONCILE)).lower() == "disabled"
+    )
+
+
 def object_checks(where: str, obj: Object, *, managed: bool) -> Iterator[Check]:
     """The traffic object itself: does a GitOps tool apply it too?"""
-    if not (_by_argocd(obj) or _by_flux(obj)):
-        return
-    tool = "Argo CD" if _by_argocd(obj) else "Flux"
+    annotations = _meta(obj, "annotations")
     if managed:
-        yield bad(
-            f"{where}: the controller owns it, yet {tool} applies it too",
-            "take it out of Git, after a commit that keeps it from being pruned (Prune=false)",
-        )
-    elif _by_flux(obj) and _meta(obj, "annotations").get(_FLUX_SSA) not in ("IfNotPresent", "Ignore"):
+        yield from _twice_owned(where, obj)
+    elif _by_flux(obj) and not _kept_from_flux(annotations):
         yield bad(
             f"{where}: Flux undoes the weights at each reconciliation",
             f"annotate it with {_FLUX_SSA}: IfNotPresent, or let the Rollout make it (Managed)",
         )
+    elif _FLUX_HELM_NAME in _meta(obj, "labels") and annotations.get(_FLUX_DRIFT) != "disabled":
+        yield warn(
+            f"{where}: a HelmRelease of Flux with driftDetection.mode: enabled undoes the weights",
+            f"annotate it with {_FLUX_DRIFT}: disabled, or let the Rollout make it (Managed)",
+        )
+
+
+def _twice_owned(where: str, obj: Object) -> Iterator[Check]:
+    """A Managed object that stands in Git as well."""
+    for tool, applies, keep in (
+        ("Argo CD", _by_argocd(obj), "Prune=false"),
+        ("Flux", _by_flux(obj), f"{_FLUX_PRUNE}: disabled"),
+        ("Helm", _by_helm(obj), f"{_HELM_POLICY}: keep"),
+    ):
+        if applies:
+            yield bad(
+                f"{where}: the controller owns it, yet {tool} applies it too",
+                f"take it out of Git, after a commit that keeps it from being pruned ({keep})",
+            )
+            return
 
 
 def pool_checks(where: str, obj: Object) -> Iterator[Check]:
     """A pool in use must not vanish with a commit that names the next one."""
     annotations = _meta(obj, "annotations")
-    if _by_argocd(obj) and "Prune=false" not in str(annotations.get(_SYNC_OPTIONS, "")):
-        yield warn(
-            f"{where}: a commit that removes it makes Argo CD delete it while it serves",
-            f"annotate it with {_SYNC_OPTIONS}: Prune=false",
-        )
-    if _by_flux(obj) and annotations.get(_FLUX_PRUNE) != "disabled":
-        yield warn(
-            f"{where}: a commit that removes it makes Flux delete it while it serves",
-            f"annotate it with {_FLUX_PRUNE}: disabled",
-        )
+    options = str(annotations.get(_SYNC_OPTIONS, ""))
+    for tool, applies, kept, how in (
+        (
+            "Argo CD",
+            _by_argocd(obj),
+            "Prune=false" in options or "Prune=confirm" in options or annotations.get(_HELM_POLICY) == "keep",
+            f"{_SYNC_OPTIONS}: Prune=false",
+        ),
+        ("Flux", _by_flux(obj), annotations.get(_FLUX_PRUNE) == "disabled", f"{_FLUX_PRUNE}: disabled"),
+        ("Helm", _by_helm(obj), annotations.get(_HELM_POLICY) == "keep", f"{_HELM_POLICY}: keep"),
+    ):
+        if applies and not kept:
+            yield warn(
+                f"{where}: a commit that removes it makes {tool} delete it while it serves",
+                f"annotate it with {how}",
+            )
 
 
 def application_checks(

@@ -11,7 +11,6 @@ import click
 from rollouts.api.parsing import FINALIZER, ParsedRollout, parse_rollout
 from rollouts.api.strategy_words import LiveStrategy, strategy_lines
 from rollouts.cli.arm_pods import PodsSeen, fetch_pods, pods_line, pods_seen
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     connection_options,
@@ -20,6 +19,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.cli.shown_pods import arm_counts, gpu_hours
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
@@ -240,7 +240,7 @@ async def _seen(client: KubeClient, rollout: Mapping[str, Any]) -> dict[str, Pod
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 def explain(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Say why Rollout NAME is where it is, what comes next and what would move it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from rollouts.api.gates_file import parse_gates
 from rollouts.cli.lint_kinds import objects_in
 from rollouts.cli.yaml_source import read_yaml
 
-__all__ = ["FILE", "BadInput", "load_documents", "load_gates", "load_recording"]
+__all__ = ["FILE", "FILE_OR_STDIN", "BadInput", "load_documents", "load_gates", "load_recording"]
 
 _MAX_RECORDING = 1024 * 1024 * 1024
 _MAX_YAML = 1024 * 1024
 
+_STDIN = Path("-")
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 class BadInput(click.ClickException):
@@ -32,9 +36,10 @@ class BadInput(click.ClickException):
 def load_documents(path: Path) -> list[Any]:
     """The documents of a YAML or JSON file, as `lint` and kubectl read them, Lists taken apart; raises BadInput."""
     try:
-        if path.stat().st_size > _MAX_YAML:
+        data = _bytes(path)
+        if len(data) > _MAX_YAML:
             raise BadInput(f"{path}: larger than {_MAX_YAML} bytes")
-        documents, faults = read_yaml(path.read_bytes())
+        documents, faults = read_yaml(data)
     except OSError as error:
         raise BadInput(f"{path}: {error}") from error
     for fault in faults:
@@ -42,13 +47,25 @@ def load_documents(path: Path) -> list[Any]:
     return [item for one in documents for item in _items(one.value)]
 
 
+def _bytes(path: Path) -> bytes:
+    """A little more than the limit of a file, or of standard input. Raises OSError and BadInput."""
+    if path != _STDIN:
+        with path.open("rb") as file:
+            return file.read(_MAX_YAML + 1)
+    if sys.stdin is None:  # closed by the caller (<&-)
+        raise BadInput("standard input is closed")
+    return sys.stdin.buffer.read(_MAX_YAML + 1)
+
+
 def _items(value: Any) -> list[Any]:
     return [obj for _, obj in objects_in(value)] if isinstance(value, Mapping) else [value]
 
 
 def load_recording(path: Path) -> Recording:
-    """A recording from a file; raises BadInput."""
+    """A recording from a file, or from standard input as `record` writes it; raises BadInput."""
     try:
+        if path == _STDIN and sys.stdin is not None:
+            return read_recording(sys.stdin)
         if path.stat().st_size > _MAX_RECORDING:
             raise BadInput(f"{path}: larger than {_MAX_RECORDING} bytes")
         with path.open(encoding="utf-8") as lines:

@@ -19,6 +19,7 @@ from rollouts.cli.controllers import file_reports
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_controller import controller_findings
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
+from rollouts.cli.lint_gitops import gitops_findings
 from rollouts.cli.lint_kinds import (
     API_VERSION,
     foreign_findings,
@@ -171,6 +172,7 @@ def _ours(obj: Mapping[str, Any], files: _Files) -> Iterator[Finding]:
         yield from (at_reference(one, obj) for one in _rollout(obj, files, strict))
         yield from reference_findings(files.known, obj)
         yield from notification_findings(obj)
+        yield from gitops_findings(obj, where)
 
 
 def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:

@@ -26,7 +26,14 @@ __all__ = ["lint"]
 
 _ENDINGS = (".yaml", ".yml", ".json")
 _STDIN = "-"
+_PATH = click.Path(exists=True, allow_dash=True)
 _SHOWN_STDIN = "<stdin>"
+
+
+class _Unreadable(click.ClickException):
+    """A file cannot be read; exit status 2, as for other problems of the files."""
+
+    exit_code = 2
 
 
 def _files(path: FilePath) -> list[FilePath]:
@@ -43,6 +50,8 @@ def _texts(names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(name, text) of the files, of those in the folders, and of standard input; a little more than the limit."""
     for name in names:
         if name == _STDIN:
+            if sys.stdin is None:  # closed by the caller (<&-)
+                raise _Unreadable("standard input is closed")
             yield _SHOWN_STDIN, sys.stdin.buffer.read(MAX_BYTES + 1)
             continue
         for file in _files(FilePath(name)):
@@ -50,7 +59,7 @@ def _texts(names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
                 with file.open("rb") as text:
                     yield str(file), text.read(MAX_BYTES + 1)
             except OSError as error:
-                raise click.ClickException(f"{file}: {error.strerror}") from None
+                raise _Unreadable(f"{file}: {error.strerror}") from None
 
 
 def _read(names: Sequence[str]) -> tuple[list[tuple[str, Document]], list[Placed]]:
@@ -103,7 +112,8 @@ def _ask(values: list[Any], namespace: str | None, kubeconfig: str | None, conte
 
 
 @click.command("lint")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
+@click.argument("files", nargs=-1, type=_PATH)
+@click.option("-f", "--filename", "named", multiple=True, type=_PATH, help="One of FILES, as kubectl has it.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True)
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Also say what gates cannot prove.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Else what the weight asks for.")
@@ -118,6 +128,7 @@ def _ask(values: list[Any], namespace: str | None, kubeconfig: str | None, conte
 @click.option("-o", "--output", type=click.Choice(tuple(OUTPUTS)), default="text", show_default=True)
 def lint(
     files: tuple[str, ...],
+    named: tuple[str, ...],
     live: bool,
     sources: tuple[str, ...],
     namespace: str | None,
@@ -136,7 +147,9 @@ def lint(
 
     Exit status: 0 fine or hints only, 2 problems, or nothing of ours in the files, 3 no answer of the API server.
     """
-    documents, placed = _read(files)
+    if not files and not named:
+        raise click.UsageError("name files, folders, or - for standard input")
+    documents, placed = _read((*files, *named))
     values = [document.value for _, document in documents]
     traffic = Forecast(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     parsers = QueryParsers(dict(_named(one) for one in sources))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
+import io
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -94,6 +96,16 @@ _ELSEWHERE: Mapping[str, str] = {
 """What kubectl, Argo Rollouts' plugin and others call something of ours."""
 
 
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""A full disk, a quota, a limit of sizes. A pipe that somebody closed ends a command silently (click)."""
+
+
+class _Unwritable(click.ClickException):
+    """Whoever waits for a verdict must not take this for one: exit status 74, EX_IOERR of sysexits.h."""
+
+    exit_code = 74
+
+
 class _NoServer(click.ClickException):
     """There is no API server to ask; the exit status of all commands that cannot ask it."""
 
@@ -155,6 +167,10 @@ class _Lazy(click.Group):
             NotConfigured
         ) as error:  # of what runs for good; other commands have words of their own around it
             raise _NoServer(printable_lines(str(error))) from None
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            raise _Unwritable(f"the output cannot be written: {error.strerror}") from None
         except click.ClickException as error:
             same = type("Told", (click.ClickException,), {"exit_code": error.exit_code})
             raise same(printable_lines(error.message)) from error
@@ -164,3 +180,6 @@ class _Lazy(click.Group):
 @click.version_option(package_name="inference-rollouts")
 def main() -> None:
     """Progressive delivery of LLM base models and LoRA adapters on Kubernetes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our signs has a ? instead

@@ -8,7 +8,6 @@ from typing import Any
 import click
 import yaml
 
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     Missing,
@@ -18,6 +17,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.cli.table import rollout_table
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
@@ -29,7 +29,7 @@ __all__ = ["get"]
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", required=False, shell_complete=rollout_names)
+@rollout_argument(required=False)
 @connection_options
 @click.option("-A", "--all-namespaces", is_flag=True, help="Rollouts of all namespaces.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml", "wide"]), default="text")

@@ -12,7 +12,7 @@ import click
 
 from rollouts.api.scalars import parse_time
 from rollouts.cli.connect import connection_options
-from rollouts.cli.given_files import FILE, BadInput, load_documents
+from rollouts.cli.given_files import FILE, FILE_OR_STDIN, BadInput, load_documents
 from rollouts.cli.lint_kinds import is_ours
 from rollouts.cli.plan_around import surroundings_of
 from rollouts.cli.plan_attempt import AttemptPlan, Figures, plan_attempt
@@ -27,7 +27,7 @@ Object = Mapping[str, Any]
 
 
 @click.command("plan")
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE_OR_STDIN)
 @click.option("--name", metavar="NAME|NAMESPACE/NAME", help="The Rollout of FILE to plan; else all of them.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests per second, both arms.")
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Stable pods.")
@@ -64,6 +64,8 @@ def plan_command(
     **said: Any,
 ) -> None:
     """Say how long each gate of the Rollouts in FILE will take and the smallest regression it can prove.
+
+    FILE may be - for standard input.
 
     AnalysisTemplates and shared strategies that they name are further documents of FILE, and so is what they would
     wait for besides (RolloutFreezes, Rollouts that go first, a controller); with --live the cluster is asked for all of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,10 +15,10 @@ from pathlib import Path
 import click
 
 from rollouts.api.scalars import parse_duration
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
 from rollouts.cli.logs import configure_logs
 from rollouts.cli.recorder import Recorder, Tape
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
 from rollouts.controller.settings import SettingsError, source_option
@@ -46,7 +47,7 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 
 
 @click.command("record", epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 @click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="Else stdout.")
 @click.option("--interval", default="30s", show_default=True, callback=_duration, help="Between two scrapes.")
@@ -83,6 +84,8 @@ def record(
     """
     wanted = _Options(interval=interval, duration=duration, since=since, until=until, chosen=chosen)
     wanted.check(source)
+    if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.UsageError(f"--file: {path} cannot be written")  # now, not when the recording is over
     book = _book(servers, source)
     try:
         configured = dict([source_option(source)]) if source else {}

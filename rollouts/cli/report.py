@@ -15,6 +15,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError
@@ -46,7 +47,7 @@ async def fetch_events(client: KubeClient, rollout: Object) -> list[Object] | No
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@rollout_argument()
 @connection_options
 @click.option(
     "-o",

@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import COMMIT_ANNOTATION, parse_rollout
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     Missing,
     ServerUnreachable,
@@ -26,6 +25,7 @@ from rollouts.cli.connect import (
 from rollouts.cli.following import follow
 from rollouts.cli.outcomes import WaitedFor, WaitOutcome, outcome_of, wanted_of
 from rollouts.cli.render import summary
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.engine.rollout_status import Phase
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
@@ -157,7 +157,7 @@ Exit status:
 
 
 @click.command(epilog=STATUS_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 @click.option("--watch", "watching", is_flag=True, help="Wait for the end, one line per change.")
 @click.option(

@@ -18,7 +18,6 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     Missing,
@@ -29,6 +28,7 @@ from rollouts.cli.connect import (
     with_client,
 )
 from rollouts.cli.following import follow
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.engine.rollout_status import CommandRecord, CommandResult
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Forbidden
@@ -140,7 +140,7 @@ def _command(
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 @click.option("--full", is_flag=True, help="Skip all remaining pauses and gates; never readiness.")
 def promote(
@@ -151,7 +151,7 @@ def promote(
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 def abort(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Give all traffic to stable; terminal for this revision until `retry`."""
@@ -159,7 +159,7 @@ def abort(name: str, namespace: str | None, kubeconfig: str | None, context: Con
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 def retry(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Start a new attempt at an aborted revision."""
@@ -167,7 +167,7 @@ def retry(name: str, namespace: str | None, kubeconfig: str | None, context: Con
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 def pause(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Hold the steps; analysis and aborts go on."""
@@ -175,7 +175,7 @@ def pause(name: str, namespace: str | None, kubeconfig: str | None, context: Con
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 def resume(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Release what `pause`, a manual override or a missed deadline holds."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     Missing,
@@ -24,6 +23,7 @@ from rollouts.cli.connect import (
 )
 from rollouts.cli.following import Followed, follow, follow_all
 from rollouts.cli.render import rollout_view
+from rollouts.cli.rollout_argument import rollout_argument
 from rollouts.controller.gates import NAME_LABEL
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
@@ -34,10 +34,29 @@ from rollouts.traffic.writes import label_value
 __all__ = ["show", "watch"]
 
 
+class _Screen(Protocol):
+    """Where the newest state goes."""
+
+    def update(self, renderable: RenderableType, /) -> None:
+        """Show it in place of the one before, or after it."""
+
+
+class _Pipe:
+    """One state after the other, each at once: a pipe has no screen, and a reader who waits for none."""
+
+    def __init__(self) -> None:
+        self._console = console()
+
+    def update(self, renderable: RenderableType, /) -> None:
+        """Print it, with what was printed before it out of the way."""
+        self._console.print(renderable)
+        sys.stdout.flush()
+
+
 class _View:
     """What is shown: the newest states of both watches, and that the API server is away."""
 
-    def __init__(self, live: Live, where: str, name: str) -> None:
+    def __init__(self, live: _Screen, where: str, name: str) -> None:
         self._live = live
         self._where = where
         self._name = name
@@ -90,7 +109,7 @@ class _View:
         self._live.update(Group(*parts))
 
 
-async def show(client: KubeClient, live: Live, where: str, name: str, seconds: float) -> None:
+async def show(client: KubeClient, live: _Screen, where: str, name: str, seconds: float) -> None:
     """Keep ``live`` up to date, for so many seconds. Raises Missing when there is no such Rollout, and KubeError."""
     view = _View(live, where, name)
     tasks = [asyncio.create_task(view.rollout(client)), asyncio.create_task(view.runs(client))]
@@ -106,7 +125,7 @@ async def show(client: KubeClient, live: Live, where: str, name: str, seconds: f
 
 
 @click.command(epilog=f"{EXIT_CODES}  130  interrupted; the rollout goes on\n")
-@click.argument("name", shell_complete=rollout_names)
+@rollout_argument()
 @connection_options
 @click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
 def watch(
@@ -117,6 +136,9 @@ def watch(
     limit = limit_of(timeout)
 
     async def work(client: KubeClient) -> None:
+        if not sys.stdout.isatty():
+            await show(client, _Pipe(), where, name, limit)
+            return
         with Live(console=console(), refresh_per_second=4) as live:
             await show(client, live, where, name, limit)
 

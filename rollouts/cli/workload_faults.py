@@ -21,6 +21,7 @@ from rollouts.objects.companions import (
     within,
 )
 from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
+from rollouts.objects.gitops import GITOPS_MANAGERS
 from rollouts.objects.pools import ROLES_ANNOTATION, Pool, read_pool, read_roles
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
@@ -46,8 +47,6 @@ Object = Mapping[str, Any]
 
 _POOL = "InferencePool"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
-"""Field managers of GitOps tools that apply on the server (``gitopsManagers`` of the controller by default)."""
 GITOPS_FIX = (
     "leave replicas out of Git; or let Argo CD ignore it (ignoreDifferences with jsonPointers: [/spec/replicas], and "
     "the sync option RespectIgnoreDifferences=true)"
@@ -216,7 +215,7 @@ def kept_in_git(workload: Object) -> str:
     meta = metadata_of(workload)
     for entry in map(map_of, list_of(meta.get("managedFields"))):
         writes = "f:replicas" in dict_at(entry, "fieldsV1", "f:spec") and entry.get("subresource") != "scale"
-        if writes and entry.get("manager") in _MANAGERS:
+        if writes and entry.get("manager") in GITOPS_MANAGERS:
             return text_of(entry.get("manager"))
     # Applied on the client, by kubectl or by Argo CD: what was written stands in the annotation.
     return (

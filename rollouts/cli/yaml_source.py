@@ -39,6 +39,7 @@ _UNRENDERED = (
     "a template stands here that was not rendered: pipe the result in, as in "
     "`helm template CHART | rollouts lint -`"
 )
+_VARIABLE = re.compile(r"[:{,\[] ?\$\{")
 _TRUE = frozenset({"yes", "true", "on"})
 _INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -231,6 +232,8 @@ def _words(error: yaml.MarkedYAMLError, lines: list[str], start: int, line: int)
     said = f"{error.context or ''} {error.problem or ''}".strip()
     if any(_TEMPLATE.search(one) for one in lines[start : line + 1]):
         return f"{_UNRENDERED} ({said})"
+    if _VARIABLE.search(here):
+        return f"a variable was not substituted: substitute it first, or put it in quotes ({said})"
     if "\t" in here[: len(here) - len(here.lstrip())]:
         return f"a tab: YAML is indented by spaces alone, replace it ({said})"
     if any(one.startswith(("<<<<<<<", "=======", ">>>>>>>")) for one in lines[start : line + 1]):

@@ -21,7 +21,7 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import ShareSource
-from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer
+from rollouts.controller.gathering import Gatherer
 from rollouts.controller.loaded_weights import LoadedWeights
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
@@ -43,6 +43,7 @@ from rollouts.engine.actions import WriteReason
 from rollouts.engine.turns import LimitScope
 from rollouts.engine.variants import read_selector
 from rollouts.kube.client import KubeClient
+from rollouts.objects.gitops import GITOPS_MANAGERS
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.store import ReadOnce
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
@@ -152,7 +153,7 @@ def assemble(
     metrics: ControllerMetrics | None = None,
     budget: QueryBudget | None = None,
     conditions: Conditions | None = None,
-    gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+    gitops_managers: tuple[str, ...] = GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     health: PickerHealth | None = None,
     crashes: CrashSource | None = None,

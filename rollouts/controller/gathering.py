@@ -48,11 +48,10 @@ from rollouts.engine.rollout_spec import PickerTraffic, RolloutSpec, VariantTraf
 from rollouts.engine.rollout_status import RolloutStatus, WayBack
 from rollouts.engine.variants import hinted_variant
 from rollouts.engine.versions import VARIANT_KIND, Identity
+from rollouts.objects.gitops import GITOPS_MANAGERS
 from rollouts.runtime.objects import Object, ObjectKey, version_of
 
-__all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer"]
-
-DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
+__all__ = ["Gatherer"]
 
 
 def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
@@ -132,7 +131,7 @@ class Gatherer:
         gates: Gates,
         adapters: AdapterViews,
         *,
-        gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+        gitops_managers: tuple[str, ...] = GITOPS_MANAGERS,
         windows: WindowCalendar,
         turns: Turns,
         freezes: Freezes,

@@ -5,7 +5,7 @@ The file is YAML::
     sources:
       default: {url: http://prometheus:9090, podLabel: pod, timeout: 10s, bearerTokenFile: /etc/...,
                 enforcedLabel: namespace}
-    gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
+    gitopsManagers: [argocd-controller, argocd-application-controller, kustomize-controller, helm-controller, helm]
     adapters:
       prefixes: [/adapters]
     modelServers:
@@ -33,7 +33,6 @@ from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.arrivals import PROPAGATION
 from rollouts.controller.gateway_address import ProbeSettings
-from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.model_server_settings import ModelServersWrong, model_servers
 from rollouts.controller.notification_settings import (
     NotificationError,
@@ -41,6 +40,7 @@ from rollouts.controller.notification_settings import (
     parse_notifications,
 )
 from rollouts.engine.turns import LimitScope
+from rollouts.objects.gitops import GITOPS_MANAGERS
 from rollouts.objects.workloads import BUILT_IN, WORKLOADS
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
@@ -96,7 +96,7 @@ class Settings:
     lease_name: str = ""
     """Empty: see ``lease_name`` in app.py."""
     sources: Mapping[str, PrometheusConfig] = field(default_factory=dict)
-    gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS
+    gitops_managers: tuple[str, ...] = GITOPS_MANAGERS
     health_address: str = "127.0.0.1:8081"
     metrics_address: str = "127.0.0.1:8080"
     leader_elect: bool = True
@@ -167,7 +167,8 @@ def parse_config(text: str, path: str, settings: Settings) -> Settings:
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
-    managers = data.get("gitopsManagers", list(settings.gitops_managers))
+    managers = data.get("gitopsManagers")
+    managers = list(settings.gitops_managers) if managers is None else managers
     if not isinstance(managers, list) or not all(isinstance(item, str) for item in managers):
         raise SettingsError(f"{path}: gitopsManagers must be a list of field managers")
     adapters = data.get("adapters") or {}
@@ -239,7 +240,8 @@ def _capacity(path: str, data: Any) -> tuple[str, ...]:
     """``capacity``: whether workloads are scaled, and of which kinds; where none is named those of every cluster."""
     if not isinstance(data, Mapping) or set(data) - {"enabled", "kinds"}:
         raise SettingsError(f"{path}: capacity must be a mapping with enabled and kinds")
-    enabled, named = data.get("enabled", False), data.get("kinds", list(BUILT_IN))
+    enabled, named = data.get("enabled", False), data.get("kinds")
+    named = list(BUILT_IN) if named is None else named
     if not isinstance(enabled, bool):
         raise SettingsError(f"{path}: capacity.enabled must be true or false")
     if not isinstance(named, list) or not named or not all(kind in WORKLOADS for kind in named):

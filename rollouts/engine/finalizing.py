@@ -106,15 +106,24 @@ def _release(draft: Draft) -> bool:
 def keep_finalizer(draft: Draft) -> None:
     """The finalizer exists only while both arms carry weight, with DeleteTraffic, or while pods of ours outlive it.
 
-    It is added together with the write that needs it (``converging``) and taken away here.
+    It is added together with the write that needs it (``converging``), and here where that write is past: the weights
+    were there before this Rollout, or somebody took it off since, as each ``replace`` from a file does. It is taken
+    away here.
     """
-    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft)
+    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft) or _given(draft)
     if wanted and not draft.obs.has_finalizer and not any(isinstance(a, SetFinalizer) for a in draft.actions):
         draft.actions.insert(0, SetFinalizer(present=True))
     if wanted or not draft.obs.has_finalizer or draft.writes_traffic or draft.obs.refused is not None:
         return  # the write that is tried again needs it
     if not _split(draft):
         draft.actions.append(SetFinalizer(present=False))
+
+
+def _given(draft: Draft) -> bool:
+    """Whether a canary has weight that a deletion has to take back."""
+    stable = draft.status.stable.identity.arm if draft.status.stable is not None else None
+    views = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm != stable)
+    return any(carries(view) and view.claim is not Claim.OTHER for view in views if view is not None)
 
 
 def _split(draft: Draft) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -91,11 +92,7 @@ def resolve(kubeconfig: str | None, choice: ContextChoice) -> ResolvedContext:
                 f"{told}: context {name!r} has the {kind} {final.get(kind)!r}, which no file defines: "
                 f"give --{kind} (there are: {names})"
             )
-    server = str(named["clusters"][final["cluster"]].get("server") or "")
-    if server and "://" not in server:
-        raise _unusable(
-            f"{told}: cluster {final['cluster']!r} has the server {server!r} without a scheme: write https://{server}"
-        )
+    _check_cluster(f"{told}: cluster {final['cluster']!r}", named["clusters"][final["cluster"]])
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -105,6 +102,27 @@ def resolve(kubeconfig: str | None, choice: ContextChoice) -> ResolvedContext:
         "current-context": name,
     }
     return ResolvedContext(config=config, context=name, namespace=str(final.get("namespace") or "default"))
+
+
+def _check_cluster(where: str, cluster: Mapping[str, Any]) -> None:
+    """Whether there is somewhere to go, and no text stands where truth is asked for. Raises NotConfigured."""
+    server = str(cluster.get("server") or "")
+    if not server:
+        raise _unusable(f"{where} has no server: write server: https://HOST:PORT")
+    if "://" not in server:
+        raise _unusable(f"{where} has the server {server!r} without a scheme: write https://{server}")
+    try:
+        parts = urlsplit(server)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise _unusable(f"{where} has the server {server!r}: write https://HOST:PORT")
+    unchecked = cluster.get("insecure-skip-tls-verify")
+    if unchecked is not None and not isinstance(unchecked, bool):
+        raise _unusable(
+            f"{where}: insecure-skip-tls-verify is {unchecked!r}: write true or false, without quotes"
+        )
 
 
 def _read(path: Path) -> Mapping[str, Any]:

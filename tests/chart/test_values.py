@@ -315,6 +315,41 @@ def test_the_schema_is_closed_wherever_the_chart_names_the_fields() -> None:
     closed(SCHEMA, "values")
 
 
+def test_values_of_an_older_chart_are_refused_by_what_they_lack() -> None:
+    """``--reuse-values`` has none of a newer chart's defaults, and ``key:`` without a value takes one away."""
+    lacking = {name for name, value in VALUES.items() if value not in ("", [], {})} - set(SCHEMA["required"])
+
+    assert lacking == {"resources"}, "templates reach into it, or a command has an option without a value"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"crds": None, "parallelism": None}, "missing properties 'crds', 'parallelism'"),
+        ({"gitopsManagers": None}, "missing property 'gitopsManagers'"),
+        ({"ports": {"health": 8080}}, "two ports"),
+        (
+            {"pickers": [{"pool": "v1", "service": "epp"}, {"pool": "v2", "service": "epp"}]},
+            "pools v1 and v2 name the same service epp",
+        ),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(attempt: Attempt, values: Values, said: str) -> None:
+    done = attempt(values)
+
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_what_is_empty_by_default_may_be_written_with_nothing_behind_it(attempt: Attempt) -> None:
+    empty = {name: None for name, value in VALUES.items() if value in ("", [], {})}
+    picker = {"pool": "v1", "service": "epp"}
+
+    done = attempt({**empty, "pickers": [picker], "pickerDefaults": {"podLabels": None}})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == attempt({"pickers": [picker]}).stdout
+
+
 @pytest.mark.parametrize("what", MATRIX)
 def test_every_combination_passes_lint(helm: Path, what: str) -> None:
     command = [str(helm), "lint", "--strict", "--kube-version", "1.33.0", "--values", "-", str(CHART)]

@@ -18,6 +18,7 @@ from rollouts.kube.errors import Invalid
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds
 from rollouts.objects import kinds
+from tests.kit.kstatus import Kstatus, kstatus
 
 pytestmark = [pytest.mark.cluster]
 
@@ -504,6 +505,20 @@ async def test_a_merge_patch_cannot_say_null_so_zero_means_the_same(
         parsed = parse_rollout(stored)
         assert parsed.spec is not None
         assert parsed.spec.canary.target_deadline == limit
+
+
+async def test_a_rollout_that_no_controller_has_seen_is_not_ready_to_flux(
+    kube: HttpKubeClient, namespace: str
+) -> None:
+    """Flux's ``wait`` would report a success at once, with or without a controller."""
+    await kube.create(kinds.ROLLOUT, namespace, good())
+    made = await kube.get(kinds.ROLLOUT, namespace, "demo")
+    seen = {"status": {"observedGeneration": 1, "phase": "Healthy"}}
+    await kube.patch(kinds.ROLLOUT, namespace, "demo", seen, kind=PatchKind.MERGE, subresource="status")
+    read = await kube.get(kinds.ROLLOUT, namespace, "demo")
+
+    assert (made["status"], kstatus(made)) == ({"observedGeneration": 0}, Kstatus.IN_PROGRESS)
+    assert (read["status"], kstatus(read)) == (seen["status"], Kstatus.CURRENT)
 
 
 @pytest.mark.parametrize(

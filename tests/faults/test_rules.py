@@ -228,6 +228,11 @@ def _revised(sim: Simulation) -> None:
     edit_spec(lambda spec: spec["strategy"]["canary"].update(steps=GATED))(sim)
 
 
+def _replaced(sim: Simulation) -> None:
+    """``kubectl replace`` with a file, as Argo CD's Replace=true: what the file does not have is gone."""
+    sim.cluster.merge(kinds.ROLLOUT, "mymodel", {"metadata": {"finalizers": None}})
+
+
 RULES = {
     "an edit of revision, steps and strategy beside stable starts nothing": Rule(
         number=1,
@@ -345,6 +350,27 @@ RULES = {
             Move(when=at_step(1), act=command("promote"), after=20),
         ),
         holds=lambda story: story.shares() == [TENTH, HALF, ALL],
+    ),
+    "what Argo CD's Replace=true and Helm's own client set back is restored": Rule(
+        number=11,
+        goal=_healthy(CANARY),
+        moves=_then(
+            Move(
+                when=at_step(1), act=overwrite_route({STABLE: 100}, "argocd-application-controller"), after=5
+            ),
+            Move(when=at_step(1), act=overwrite_route({STABLE: 100}, "helm"), after=10),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ),
+        holds=lambda story: story.shares() == [TENTH, HALF, ALL],
+    ),
+    "deleted after a replace took its finalizer off, it leaves stable everything": Rule(
+        number=12,
+        goal=lambda _: gone,
+        moves=_then(
+            Move(when=at_step(1), act=_replaced, after=5),
+            Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=15),
+        ),
+        holds=lambda story: shares_of(story.carrier, [story.kind.named(STABLE)]) == (ALL,),
     ),
     "deleted, it leaves stable everything, and an object that nobody owns": Rule(
         number=12,

@@ -98,7 +98,7 @@ app.kubernetes.io/component: controller
 
 {{- /* `own` (YAML) beside `more` (a map), of which no entry may replace one of ours: selectors rest on them. */}}
 {{- define "inference-rollouts.beside" -}}
-{{- toYaml (merge (fromYaml .own) .more) -}}
+{{- toYaml (merge (fromYaml .own) (.more | default dict)) -}}
 {{- end -}}
 
 {{- /* Where pods are placed: `values` of the controller or of a picker, `selector` (YAML) of their own pods. */}}

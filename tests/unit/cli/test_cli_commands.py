@@ -251,3 +251,65 @@ def test_a_verb_acts_in_the_namespace_of_the_merged_context_and_says_so(server, 
     assert "team-b/demo: pause" in result.output
     assert command("team-b")
     assert not command("default")
+
+
+# --- names, and where the output goes ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rollout/demo", "iro/demo", "rollouts.inferencerollouts.dev/demo"])
+def test_a_name_may_have_its_kind_before_it(server, name):
+    server.store(paused())
+    result = server.call("status", name)
+
+    assert (result.exit_code, "Paused" in result.output) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["", "rollout/"])
+@pytest.mark.parametrize("command", ["abort", "promote", "status", "get", "explain", "report"])
+def test_a_name_that_is_empty_is_wrong_usage(server, command, name):
+    """A script whose variable is not set must not act on whatever a list begins with, nor read it as an abort."""
+    server.store(paused())
+    result = server.call(command, name)
+
+    assert (result.exit_code, "it is empty" in result.output) == (2, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_output_that_cannot_be_written_is_said_and_no_verdict():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rollouts.cli", "crds"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr.strip()) == (
+        74,
+        "Error: the output cannot be written: No space left on device",
+    )
+
+
+def test_a_terminal_without_our_signs_is_written_to_all_the_same(server):
+    server.store(paused())
+    done = subprocess.run(
+        [sys.executable, "-m", "rollouts.cli", "get", "--kubeconfig", str(server.kubeconfig)],
+        env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, "Paused" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_standard_input_that_is_closed_is_said():
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m rollouts.cli lint - <&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr.strip()) == (2, "Error: standard input is closed")

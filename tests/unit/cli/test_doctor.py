@@ -30,6 +30,23 @@ TRACKED = {"argocd.argoproj.io/tracking-id": "app:x"}
 CHART = Path(__file__).parents[3] / "charts" / "inference-rollouts"
 CONSENT = {"inferencerollouts.dev/managed-by": "demo"}
 FLUX = {"kustomize.toolkit.fluxcd.io/name": "apps"}
+FLUX_HELM = {"helm.toolkit.fluxcd.io/name": "models"}
+HELM = {"meta.helm.sh/release-name": "models"}
+KEPT = {
+    "Argo CD, asking first": ({}, TRACKED | {"argocd.argoproj.io/sync-options": "Prune=confirm"}),
+    "Argo CD with Helm's word": ({}, TRACKED | {"helm.sh/resource-policy": "keep"}),
+    "Flux": (FLUX, {"kustomize.toolkit.fluxcd.io/prune": "disabled"}),
+    "Helm": ({}, HELM | {"helm.sh/resource-policy": "keep"}),
+}
+LEFT_ALONE = {
+    "Flux, written otherwise": (FLUX, {"kustomize.toolkit.fluxcd.io/ssa": "ifNotPresent"}),
+    "Flux, not reconciled": (FLUX, {"kustomize.toolkit.fluxcd.io/reconcile": "disabled"}),
+    "a HelmRelease without drift detection": (
+        FLUX_HELM,
+        {"helm.toolkit.fluxcd.io/driftDetection": "disabled"},
+    ),
+    "Helm, which compares with its last release": ({}, HELM),
+}
 
 
 class Cluster:
@@ -380,6 +397,21 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         Level.WARN,
         "Flux delete it while it serves",
     ),
+    "a pool that Helm may delete": (
+        lambda c: c.objects[kinds.POOL_X]["v2"]["metadata"]["annotations"].update(HELM),
+        Level.WARN,
+        "Helm delete it while it serves",
+    ),
+    "a managed route that stands in a chart, too": (
+        lambda c: (managed(c), route_of(c)["annotations"].update(HELM)),
+        Level.BAD,
+        "yet Helm applies it too",
+    ),
+    "a route of a HelmRelease": (
+        lambda c: route_of(c)["labels"].update(FLUX_HELM),
+        Level.WARN,
+        "driftDetection.mode: enabled undoes the weights",
+    ),
     "an Application that resets weights": (application, Level.BAD, "any sync resets the weights"),
     "an Application that freezes": (
         lambda c: application(c, "ApplyOutOfSyncOnly=true", "RespectIgnoreDifferences=true"),
@@ -480,6 +512,29 @@ async def test_a_sound_cluster_has_nothing_to_repair(change):
 
     assert {check.level for check in found} == {Level.FINE}
     assert {review["user"] for review in cluster.reviews} == {"system:serviceaccount:system:controller"}
+
+
+@pytest.mark.parametrize("how", KEPT)
+async def test_a_pool_that_no_commit_deletes_has_nothing_to_repair(how):
+    cluster = sound()
+    labels, annotations = KEPT[how]
+    meta = cluster.objects[kinds.POOL_X]["v2"]["metadata"]
+    meta["labels"].update(labels)
+    meta["annotations"].update(annotations)
+
+    found = await diagnose(cluster, "default", "demo", "system/controller", "argocd")
+    assert {check.level for check in found} == {Level.FINE}
+
+
+@pytest.mark.parametrize("how", LEFT_ALONE)
+async def test_a_route_whose_weights_nobody_undoes_has_nothing_to_repair(how):
+    cluster = sound()
+    labels, annotations = LEFT_ALONE[how]
+    route_of(cluster)["labels"].update(labels)
+    route_of(cluster)["annotations"].update(annotations)
+
+    found = await diagnose(cluster, "default", "demo", "system/controller", "argocd")
+    assert {check.level for check in found} == {Level.FINE}
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ STEPS: list[dict[str, Any]] = [
 ]
 COMPARED = [{"setWeight": 10}, {"analysis": {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]}}]
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def plan(folder: Path, steps: list[dict[str, Any]], *words: str, **canary: Any) -> Result:
     obj = {
@@ -45,6 +47,17 @@ def plan(folder: Path, steps: list[dict[str, Any]], *words: str, **canary: Any) 
     file = folder / "rollout.yaml"
     file.write_text(yaml.safe_dump(obj), encoding="utf-8")
     return CliRunner().invoke(main, ["plan", str(file), *words])
+
+
+def test_a_plan_can_be_piped_in_with_what_stands_beside_it():
+    """`kustomize build . | rollouts plan -`."""
+    text = (ROOT / "examples" / "base-model" / "rollout.yaml").read_text(encoding="utf-8")
+    named = CliRunner().invoke(main, ["plan", str(ROOT / "examples" / "base-model" / "rollout.yaml")])
+    piped = CliRunner().invoke(main, ["plan", "-"], input=f"kind: Other\n---\n{text}")
+    nothing = CliRunner().invoke(main, ["plan", "-"], input="")
+
+    assert (piped.exit_code, piped.output) == (0, named.output)
+    assert nothing.exit_code == 2
 
 
 def rows(result: Result) -> list[list[str]]:

@@ -150,8 +150,12 @@ def test_a_live_rollout_is_recorded_and_can_be_replayed(stage: Stage, tmp_path: 
 
     gates.write_text("metrics: [{name: ttft, compare: {preset: ttft}}]\n")
     replayed = CliRunner().invoke(main, ["backtest", str(file), "--gates", str(gates), "-o", "json"])
+    piped = CliRunner().invoke(
+        main, ["backtest", "-", "--gates", str(gates), "-o", "json"], input=file.read_text()
+    )
     assert replayed.exit_code == 0, replayed.output
     assert [gate["name"] for gate in json.loads(replayed.output)["gates"]] == ["ttft"]
+    assert (piped.exit_code, json.loads(piped.output)) == (0, json.loads(replayed.output))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +166,7 @@ def test_a_live_rollout_is_recorded_and_can_be_replayed(stage: Stage, tmp_path: 
         (["demo", "-f", "x.jsonl", "--interval", "10ms"], 2, "take a longer --interval"),
         (["demo", "-f", "x.jsonl", "--interval", "soon"], 2, "soon"),
         (["demo", "-f", "x.jsonl", "--source", "thanos"], 2, "write NAME=URL"),
+        (["demo", "-f", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written"),
         (["demo", "--model-server-name", "x"], 1, "needs --model-server-scheme https"),
         (["demo", "--source", "a=http://b", "--model-server-scheme", "https"], 2, "leave one out"),
     ],
@@ -171,6 +176,7 @@ def test_a_live_rollout_is_recorded_and_can_be_replayed(stage: Stage, tmp_path: 
         "too often",
         "no duration",
         "no URL",
+        "no place for it",
         "a name and no TLS",
         "pods and a server",
     ],

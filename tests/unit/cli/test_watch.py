@@ -153,3 +153,11 @@ def test_ctrl_c_is_130_and_says_what_is_not_known(server, words, said):
         code, _, err = command.ended()
     assert code == 130
     assert said in err
+
+
+def test_a_pipe_gets_each_state_at_once(server):
+    """`watch | tee log`: nothing came before the end."""
+    with typed(server, "watch", "demo") as seen:
+        seen.until("Paused")
+        server.patch_status({"message": "all is well"})
+        seen.until("all is well")

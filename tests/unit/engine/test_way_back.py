@@ -494,3 +494,41 @@ def test_a_split_that_was_found_needs_no_finalizer():
     world.settle()
 
     assert (world.status.reason, world.finalizer) == ("SplitAtStart", False)
+
+
+# --- what holds the Rollout until a canary's weight is given back --------------------------------------
+
+
+def test_a_finalizer_that_a_replace_took_off_comes_back_while_a_canary_has_weight() -> None:
+    world = running()
+    assert world.finalizer
+    world.finalizer = False  # kubectl replace -f, Argo CD's Replace=true: the file has none
+    world.settle()
+    assert world.finalizer
+    world.deleting = True
+    world.settle()
+    assert (world.share_of(V2), world.finalizer) == (0, False)
+
+
+def test_a_rollout_that_finds_its_first_weight_in_force_is_held_like_one_that_wrote_it() -> None:
+    made = World(spec=spec(weight(20), pause()), rules=[{V1: 80, V2: 20}])
+    made.settle()
+    assert made.finalizer
+    made.deleting = True
+    made.settle()
+    assert (made.share_of(V2), made.finalizer) == (0, False)
+
+
+@pytest.mark.parametrize("how", ["another's", "all stable", "gone"])
+def test_no_finalizer_comes_back_where_nothing_is_to_be_given_back(how: str) -> None:
+    world = running()
+    if how == "another's":
+        world.claim = Claim.OTHER
+    elif how == "all stable":
+        world.say("abort")
+        world.settle()
+    else:
+        world.rules = None
+    world.finalizer = False
+    world.settle()
+    assert not world.finalizer

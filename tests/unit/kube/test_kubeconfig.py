@@ -92,6 +92,17 @@ LOUD = {
         ContextChoice(),
         "10.0.0.1:6443' without a scheme: write https://10.0.0.1:6443",
     ),
+    "a server that is empty": ((config("x", x=("", "", "t")),), ContextChoice(), "has no server"),
+    "a server of another scheme": (
+        (config("x", x=("ftp://a", "", "t")),),
+        ContextChoice(),
+        "write https://HOST:PORT",
+    ),
+    "a port that is none": (
+        (config("x", x=("https://a:99999", "", "t")),),
+        ContextChoice(),
+        "write https://HOST:PORT",
+    ),
     "a broken second file": ((config("x", x=A), "{"), ContextChoice(), "no kubeconfig"),
     "a file that is a list": (("[1]",), ContextChoice(), "no mapping"),
     "names that are none": (("clusters: [{}]",), ContextChoice(), "has no name"),
@@ -108,6 +119,17 @@ async def test_what_kubectl_would_go_on_without_is_an_error(files, case):
         context_namespace(None, choice)
     with pytest.raises(NotConfigured):
         await load_credentials(None, choice)
+
+
+@pytest.mark.parametrize("value", ["false", "true", 1])
+def test_a_text_does_not_turn_the_check_of_certificates_off(files, value):
+    """kubectl takes truth values alone, and a text "false" would be a true one."""
+    written = config("x", x=A)
+    written["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = value
+    files(written)
+
+    with pytest.raises(NotConfigured, match="write true or false"):
+        resolve(None, ContextChoice())
 
 
 def test_paths_are_relative_to_their_own_file(files, tmp_path):
