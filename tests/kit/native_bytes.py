@@ -762,6 +762,9 @@ def make_read(rng: Random) -> tuple[Any, ...]:
     elif rng.random() < 0.05:
         body = rng.choice((gzip.compress(body, mtime=0), zstd(body)))
     limits = rng.choice(((64 << 20, 192 << 20),) * 4 + ((100, 1000), (1000, 120)))
+    if rng.random() < 0.02:  # about as long as small ones, where there is room for these or for a large one
+        body = body.ljust((64 << 10) + rng.randrange(-2, 6))
+        limits = (64 << 20, rng.choice((68_000, 69_907 + rng.randrange(-4, 4))))
     return headers, chunks_of(rng, body), limits, rng.choice(("v2", 'é"\\\n', "😀", ""))
 
 
