@@ -48,5 +48,6 @@ def budget_of(limit: int) -> BufferBudget:
         raise ValueError(
             f"a memory limit of {limit >> 20} MiB leaves no room for request bodies: give at least {least} MiB"
         )
-    standard = BufferBudget()
-    return BufferBudget(body_limit=min(standard.body_limit, held), total_limit=held)
+    budget = BufferBudget(total_limit=held)
+    budget.body_limit = min(budget.body_limit, budget.large_limit)  # one that would never fit is told so
+    return budget

@@ -177,10 +177,13 @@ def _header_map(rng: Random) -> bytes:
 
 def _large_map(rng: Random) -> bytes:
     """Headers about as large as may be."""
-    lines = [(b":method", b"POST"), *[(rng.choice((b"x-a", b"x-b")), b"v")] * rng.randrange(50)]
+    first = rng.choice(((b":method", b"POST"), (b":status", b"200"), (b"x", b":status")))
+    lines = [first, *[(rng.choice((b"x-a", b"x-b")), b"v")] * rng.randrange(50)]
     size = sum(len(name) + len(value) + messages.PER_LINE for name, value in lines)
     rest = messages.MAX_HEADER_LIST - size - messages.PER_LINE + rng.randrange(-2, 3)
     lines.append((b"", b"v" * rest))
+    if rng.random() < 0.2:
+        lines.reverse()
     return b"".join(_field(1, _field(1, name) + _field(3, value)) for name, value in lines)
 
 
@@ -762,6 +765,9 @@ def make_read(rng: Random) -> tuple[Any, ...]:
     elif rng.random() < 0.05:
         body = rng.choice((gzip.compress(body, mtime=0), zstd(body)))
     limits = rng.choice(((64 << 20, 192 << 20),) * 4 + ((100, 1000), (1000, 120)))
+    if rng.random() < 0.02:  # about as long as small ones, where there is room for these or for a large one
+        body = body.ljust((64 << 10) + rng.randrange(-2, 6))
+        limits = (64 << 20, rng.choice((68_000, 69_907 + rng.randrange(-4, 4))))
     return headers, chunks_of(rng, body), limits, rng.choice(("v2", 'é"\\\n', "😀", ""))
 
 

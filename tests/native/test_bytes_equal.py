@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.native.fuzz import CASES, block
-from rollouts.picker.core import body, charset, coding, form, measure, reader, restore, wire
+from rollouts.picker.core import body, charset, coding, form, measure, ports, reader, restore, wire
 from tests.kit import native_bytes
 from tests.kit.native_bytes import KINDS, Difference, Kind, check
 
@@ -72,6 +72,9 @@ class LastEventLost(measure.ResponseMeter):
         (measure, "MAX_LINE", 65_537),
         (measure, "_ROLE", measure._TEXT),
         (native_bytes, "ResponseMeter", LastEventLost),
+        (ports, "SMALL", (64 << 10) - 1),
+        (ports, "SMALL", (64 << 10) + 1),
+        (ports, "_SET_ASIDE", 17),
         (reader, "_LOOK", 4095),
         (wire, "MAX_HEADER_LIST", (256 << 10) - 1),
         (wire, "MAX_METADATA", (64 << 10) - 1),

@@ -121,6 +121,9 @@ def _large(shape: str) -> bytes:
     listed = message.request_headers.headers.headers
     if shape == "one long line":
         listed.add(key="x", raw_value=b"x" * 250_000)
+    elif shape == "cookies":
+        for _ in range(2):
+            listed.add(key="cookie", raw_value=b"x" * 120_000)
     elif shape == "short lines":
         for number in range(6_000):
             listed.add(key=f"x{number}", raw_value=b"%d" % (number % 1000))
@@ -151,7 +154,7 @@ def _waiting(path: str, message: bytes, budget: Any) -> Any:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
-@pytest.mark.parametrize("shape", ["one long line", "short lines", "the same line", "a hint"])
+@pytest.mark.parametrize("shape", ["one long line", "cookies", "short lines", "the same line", "a hint"])
 @pytest.mark.parametrize("path", ["python", "native"])
 def test_headers_that_wait_for_a_body_take_about_what_is_counted(path: str, shape: str) -> None:
     budget = native.Budget() if path == "native" else BufferBudget()

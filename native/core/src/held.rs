@@ -43,7 +43,7 @@ impl HeldBody {
         if self.size + chunk.len() > limit {
             return Err(too_large(limit));
         }
-        if !self.budget.take(chunk.len()) {
+        if !self.budget.take(chunk.len(), self.size + chunk.len()) {
             return Err(overloaded());
         }
         self.size += chunk.len();

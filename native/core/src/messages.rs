@@ -82,6 +82,7 @@ impl Headers {
         for (start, middle, stop) in places {
             found.add((start, middle), (middle, stop));
         }
+        found.unjoin();
         found
     }
 
@@ -89,10 +90,10 @@ impl Headers {
     pub(crate) fn add(&mut self, name: (usize, usize), value: (usize, usize)) {
         self.list_size += name.1 - name.0 + value.1 - value.0 + PER_LINE;
         self.count += 1;
-        if self.is_too_large() {
+        let index = self.lines.len();
+        if self.is_too_large() && index > 0 {
             return;
         }
-        let index = self.lines.len();
         if matches!(name.1 - name.0, 6 | 7 | 10 | 16) {
             let text = &self.data[name.0..name.1];
             if let Some(which) = JOINED.iter().position(|(joined, _)| *joined == text) {
@@ -111,9 +112,10 @@ impl Headers {
         self.list_size > MAX_HEADER_LIST
     }
 
-    /// Leave all of them out, and remember how much they were.
+    /// Leave all of them out but a status, which comes first, and remember how much they were.
     pub(crate) fn clear(&mut self) {
-        *self = Self { list_size: self.list_size, count: self.count, ..Self::default() };
+        let status = self.lines.first().map(|_| (self.name(0), self.value(0))).filter(|(name, _)| *name == b":status");
+        *self = Self { list_size: self.list_size, count: self.count, ..Self::from_pairs(status) };
     }
 
     /// Bytes that they take while they are kept.
@@ -124,15 +126,27 @@ impl Headers {
 
     /// Of the `shared` bytes that their data are a part of, keep no more than is counted: the rest may be anything.
     pub(crate) fn compact(&mut self, shared: usize) {
+        self.unjoin();
         if self.kept() >= shared {
             return;
         }
         if self.data.len() <= self.kept() {
             self.data = Bytes::copy_from_slice(&self.data);
         } else {
-            let pairs = (0..self.lines.len()).map(|index| (self.name(index), self.value(index)));
-            *self = Self { list_size: self.list_size, count: self.count, ..Self::from_pairs(pairs) };
+            self.copy();
         }
+    }
+
+    /// Values that were joined lie in memory of their own, and their parts still in the data: keep the former alone.
+    fn unjoin(&mut self) {
+        if !self.joined.is_empty() {
+            self.copy();
+        }
+    }
+
+    fn copy(&mut self) {
+        let pairs = (0..self.lines.len()).map(|index| (self.name(index), self.value(index)));
+        *self = Self { list_size: self.list_size, count: self.count, ..Self::from_pairs(pairs) };
     }
 
     /// Bytes in which their data lie.

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep, timeout_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -183,15 +183,15 @@ where
     let progress = Arc::clone(&around.progress);
     progress.finished();
     let mut displaced = pin!(progress.displaced());
+    let mut leaves = false;
     let mut driver = Driver::new(around, connection, io);
     driver.look_at_phase();
     loop {
         let mut changed = pin!(changes.changed());
         // A change of phase is looked at between turns.
         let ended = poll_fn(|cx| {
-            if driver.farewell.is_none()
-                && let Poll::Ready(reason) = displaced.as_mut().poll(cx)
-            {
+            if !leaves && let Poll::Ready(reason) = displaced.as_mut().poll(cx) {
+                leaves = true;
                 driver.depart(reason, limits::LEAVE);
             }
             if let Poll::Ready(end) = driver.turn(cx) {
@@ -402,7 +402,9 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
 
     /// End a connection without streams: those that begin now can be tried again elsewhere.
     fn depart(&mut self, reason: Reason, time: Duration) {
-        self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+        if self.farewell.is_none() {
+            self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+        }
         self.part_within(time, reason.into());
     }
 
@@ -410,8 +412,14 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         self.part_within(limits::FAREWELL, end);
     }
 
+    /// The first reason counts, and the shortest time: who waits for a place does not wait for a farewell of seconds.
     fn part_within(&mut self, time: Duration, end: Ended) {
-        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(time)), end: Some(end) });
+        let limit = Instant::now() + time;
+        let farewell =
+            self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep_until(limit)), end: Some(end) });
+        if limit < farewell.limit.deadline() {
+            farewell.limit.as_mut().reset(limit);
+        }
     }
 
     fn look_at_phase(&mut self) {

@@ -387,11 +387,19 @@ impl<'a, L: Logic> Incoming<'a, L> {
     }
 
     /// What `work` gives. What comes meanwhile is kept back: HTTP/2 would hold it without counting over all connections.
-    async fn during<R>(&mut self, work: impl Future<Output = R>) -> Result<R, End> {
+    /// `size`: bytes that are counted if it has to wait.
+    async fn during<R>(&mut self, size: usize, work: impl Future<Output = R>) -> Result<R, End> {
         let mut work = pin!(work);
+        let mut counted = None;
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
+            }
+            if counted.is_none() {
+                counted = self.around.room().charge(size);
+                if counted.is_none() {
+                    return Poll::Ready(Err(no_memory().into()));
+                }
             }
             while !self.backlog.ended
                 && let Poll::Ready(data) = self.body.poll_data(cx)
@@ -475,7 +483,7 @@ async fn converse<L: Logic>(
                 let (state, seconds) = (stream.logic.state(), shared.request_timeout.as_secs_f64());
                 shared.tell(Event::RequestTimedOut { state, seconds });
                 let said = stream.call(|logic, _| logic.expire(seconds, &mut replies));
-                return Ok(incoming.during(last_words(writer, said, &mut replies)).await??);
+                return Ok(incoming.during(0, last_words(writer, said, &mut replies)).await??);
             }
         }
         loop {
@@ -485,13 +493,13 @@ async fn converse<L: Logic>(
                 Err(problem) => return Ok(unacceptable(problem, shared.max_message, encoding)),
             };
             torn = None;
-            // The answers to it may be parts of it, and wait for the peer's window.
-            let counted = if message.len() < SHARED_FROM { 0 } else { message.len() };
-            let _charge = around.room().charge(counted).ok_or_else(no_memory)?;
+            // The answers to it may be parts of it, and wait for the peer's window. A short one is counted when they do.
+            let (short, long) = if message.len() < SHARED_FROM { (message.len(), 0) } else { (0, message.len()) };
+            let _charge = around.room().charge(long).ok_or_else(no_memory)?;
             let flow;
             (stream, flow) = receive(stream, message, &mut incoming, &mut replies).await?;
             if !replies.is_empty() {
-                incoming.during(writer.send(&mut replies)).await??;
+                incoming.during(short, writer.send(&mut replies)).await??;
             }
             match flow {
                 Flow::Open => waiting = waiting && stream.logic.waiting(),
@@ -529,6 +537,7 @@ async fn receive<L: Logic>(
     incoming: &mut Incoming<'_, L>,
     replies: &mut Vec<Encoded>,
 ) -> Result<(Closing<L>, Flow), End> {
+    let short = if message.len() < SHARED_FROM { message.len() } else { 0 };
     if stream.logic.work(message.len()) <= INLINE_WORK {
         let flow = stream.call(|logic, now| logic.receive(message, now, replies))?;
         return Ok((stream, flow));
@@ -541,7 +550,7 @@ async fn receive<L: Logic>(
         let flow = stream.call(|logic, now| logic.receive(message, now, &mut replies));
         Some((stream, flow, replies))
     });
-    let done = incoming.during(working).await?.ok().flatten(); // nothing: the runtime stops
+    let done = incoming.during(short, working).await?.ok().flatten(); // nothing: the runtime stops
     let (stream, flow, mut found) = done.ok_or(End::Gone)?;
     replies.append(&mut found);
     Ok((stream, flow?))

@@ -77,6 +77,9 @@ impl<'a> Room<'a> {
     /// A connection may have no more than what is left: the more of them want much, the less each has, and there is
     /// something left for those that want little (Choudhury and Hahne's dynamic thresholds).
     fn take(&self, size: usize) -> bool {
+        if size == 0 {
+            return true; // others may have taken so much since that less is left than this connection has
+        }
         let mine = self.connection.get() + size;
         self.all.add(size);
         if mine + self.all.used.load(Ordering::Relaxed) > self.all.most {
@@ -497,6 +500,16 @@ mod tests {
             drop((taken, other));
             assert_eq!((all.used(), connections[0].get()), (0, 0));
         }
+    }
+
+    #[test]
+    fn who_wants_nothing_more_has_room_whatever_others_took_since() {
+        let (all, connection) = (Sum::new(100), Cell::new(0));
+        let room = Room { all: &all, connection: &connection };
+        let _streams = room.charge(40).unwrap();
+        all.add(40); // others: less is left than this connection has
+        assert!(room.charge(0).is_some());
+        assert!(room.charge(1).is_none());
     }
 
     #[test]

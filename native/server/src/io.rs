@@ -55,6 +55,9 @@ pub(crate) struct Buffered<S>(Rc<RefCell<Inner<S>>>);
 
 struct Inner<S> {
     socket: S,
+    /// What came behind as many streams as may wait to begin: it is looked at when some have.
+    kept: Vec<u8>,
+    kept_at: usize,
     passed: Vec<u8>,
     passed_at: usize,
     ended: bool,
@@ -78,6 +81,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
     pub(crate) fn new(socket: S, open: Rc<OpenStreams>) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             socket,
+            kept: Vec::new(),
+            kept_at: 0,
             passed: Vec::new(),
             passed_at: 0,
             ended: false,
@@ -168,6 +173,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         if self.blocked && self.output.len() - self.output_at >= UNSENT {
             ready!(self.poll_out(cx))?;
         }
+        if !self.kept.is_empty() {
+            self.take_kept();
+            return Poll::Ready(Ok(()));
+        }
         INPUT.with_borrow_mut(|input| {
             let mut buffer = ReadBuf::new(input);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
@@ -181,13 +190,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         READ.set(READ.get().saturating_add(bytes.len()));
         self.heard |= !bytes.is_empty();
         self.ended = bytes.is_empty();
-        self.flooded = !self.counter.came(bytes);
-        if !self.flooded {
-            if self.passed.capacity() == 0 {
-                self.passed = SPARE.take();
-            }
-            self.rewriter.pass(bytes, &mut self.passed);
+        let rest = self.pass(bytes);
+        if !rest.is_empty() {
+            self.kept = SPARE.take();
+            self.kept.extend_from_slice(rest);
         }
+    }
+
+    fn take_kept(&mut self) {
+        let mut kept = std::mem::take(&mut self.kept);
+        self.kept_at = kept.len() - self.pass(&kept[self.kept_at..]).len();
+        if self.kept_at < kept.len() {
+            self.kept = kept;
+        } else {
+            self.kept_at = 0;
+            recycle(&mut kept);
+        }
+    }
+
+    /// Pass on what came, up to as many streams as may wait to begin. The rest.
+    fn pass<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let Some(rest) = self.counter.came(bytes) else {
+            self.flooded = true;
+            return &[];
+        };
+        if self.passed.capacity() == 0 {
+            self.passed = SPARE.take();
+        }
+        self.rewriter.pass(&bytes[..bytes.len() - rest.len()], &mut self.passed);
+        rest
     }
 }
 
@@ -376,14 +407,17 @@ impl FrameCounter {
         }
     }
 
-    /// Look at what came. Whether it is not too much.
-    fn came(&mut self, mut bytes: &[u8]) -> bool {
+    /// Look at what came, up to as many streams as may wait to begin. The rest; nothing when it is too much.
+    fn came<'a>(&mut self, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
         while let Some(frame) = self.incoming.next(&mut bytes) {
             self.first.get_or_insert(frame.kind);
             let free = match frame.kind {
                 HEADERS if frame.stream > self.newest => {
                     self.newest = frame.stream;
                     self.open.opened(frame.stream);
+                    if self.open.unbegun() >= BEGUN {
+                        return Some(bytes);
+                    }
                     true
                 }
                 RST_STREAM if self.open.ended(frame.stream) => true,
@@ -395,10 +429,10 @@ impl FrameCounter {
                 kind => !matches!(kind, PRIORITY | SETTINGS | PING),
             };
             if !free && !self.count() {
-                return false;
+                return None;
             }
         }
-        true
+        Some(bytes)
     }
 
     /// Look at what goes. Whether the client did not make us reset too much.
@@ -442,6 +476,45 @@ mod tests {
         out
     }
 
+    impl FrameCounter {
+        /// Look at all of it, while streams begin as fast as they come. Whether it is not too much.
+        fn saw(&mut self, mut bytes: &[u8]) -> bool {
+            while !bytes.is_empty() {
+                let Some(rest) = self.came(bytes) else { return false };
+                bytes = rest;
+                if !bytes.is_empty() {
+                    self.open.all_begun();
+                }
+            }
+            true
+        }
+    }
+
+    #[test]
+    fn no_more_streams_are_passed_on_than_may_wait() {
+        let mut counter = FrameCounter::new(Rc::default());
+        let whole =
+            [vec![b'P'; PREFACE], (0..100).flat_map(|at| frame(HEADERS, 4, 2 * at + 1, &[0; 30])).collect()].concat();
+        for step in [1, 20, 10_000] {
+            counter = FrameCounter::new(Rc::default());
+            let mut left = whole.len();
+            for part in whole.chunks(step) {
+                let rest = counter.came(part).unwrap();
+                left -= part.len() - rest.len();
+                if counter.open.unbegun() == BEGUN {
+                    break;
+                }
+            }
+            assert_eq!(
+                whole.len() - left,
+                PREFACE + (BEGUN - 1) * (FRAME_HEADER + 30) + FRAME_HEADER,
+                "in steps of {step}"
+            );
+        }
+        let rest = counter.came(&[0; 30]).unwrap();
+        assert!(rest.is_empty() && counter.open.unbegun() == BEGUN, "what follows is the end of the last one");
+    }
+
     #[test]
     fn cheap_frames_are_counted_however_they_are_cut() {
         let mut stream = vec![b'P'; PREFACE];
@@ -453,7 +526,7 @@ mod tests {
         stream.extend(frame(HEADERS, 0, 3, &[0; 30]));
         for step in [1, 2, 8, 9, 10, 1_000] {
             let mut counter = FrameCounter::new(Rc::default());
-            assert!(stream.chunks(step).all(|part| counter.came(part)));
+            assert!(stream.chunks(step).all(|part| counter.saw(part)));
             assert_eq!(CHEAP_FRAMES - counter.allowed, 2, "in steps of {step}");
             assert_eq!(counter.open.open.borrow().len(), 1);
             assert_eq!(counter.open.unbegun(), 2);
@@ -463,21 +536,21 @@ mod tests {
     #[test]
     fn a_flood_of_pings_is_too_much() {
         let mut counter = FrameCounter::new(Rc::default());
-        assert!(counter.came(&[b'P'; PREFACE]));
+        assert!(counter.saw(&[b'P'; PREFACE]));
         let flood = frame(PING, 0, 0, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize);
-        assert!(!counter.came(&flood));
+        assert!(!counter.saw(&flood));
     }
 
     /// How many of so many streams pass that the client opens, `ours` answers and `theirs` follows.
     fn passing(ours: &[u8], code: u32, theirs: bool) -> u32 {
         let mut counter = FrameCounter::new(Rc::default());
-        assert!(counter.came(&[b'P'; PREFACE]));
+        assert!(counter.saw(&[b'P'; PREFACE]));
         for at in 0..3 * CHEAP_FRAMES {
             let stream = 2 * at + 1;
             let payload = if ours[0] == RST_STREAM { code.to_be_bytes().to_vec() } else { Vec::new() };
-            let well = counter.came(&frame(HEADERS, 4, stream, &[0; 30]))
+            let well = counter.saw(&frame(HEADERS, 4, stream, &[0; 30]))
                 && counter.goes(&frame(ours[0], ours[1], stream, &payload))
-                && (!theirs || counter.came(&frame(RST_STREAM, 0, stream, &[0; 4])));
+                && (!theirs || counter.saw(&frame(RST_STREAM, 0, stream, &[0; 4])));
             if !well {
                 return at;
             }
@@ -498,14 +571,14 @@ mod tests {
     fn resets_are_free_once() {
         let open: Rc<OpenStreams> = Rc::default();
         let mut counter = FrameCounter::new(Rc::clone(&open));
-        assert!(counter.came(&[b'P'; PREFACE]));
+        assert!(counter.saw(&[b'P'; PREFACE]));
         for at in 0..3 * CHEAP_FRAMES {
-            assert!(counter.came(&frame(HEADERS, 4, 2 * at + 1, &[0; 30])));
+            assert!(counter.saw(&frame(HEADERS, 4, 2 * at + 1, &[0; 30])));
         }
-        let mut reset = |at: u32| counter.came(&frame(RST_STREAM, 0, 2 * at + 1, &[0; 4]));
+        let mut reset = |at: u32| counter.saw(&frame(RST_STREAM, 0, 2 * at + 1, &[0; 4]));
         assert!((0..2 * CHEAP_FRAMES).all(&mut reset), "each once");
         let again = frame(RST_STREAM, 0, 1, &[0; 4]).repeat(9 * CHEAP_FRAMES as usize);
-        assert!(!counter.came(&again));
+        assert!(!counter.saw(&again));
         let fault = |at: u32| frame(RST_STREAM, 0, 2 * at + 1, &1u32.to_be_bytes());
         let faults: Vec<u8> = (2 * CHEAP_FRAMES..3 * CHEAP_FRAMES).flat_map(fault).collect();
         assert!(!counter.goes(&faults), "the client made us reset these");
@@ -515,9 +588,9 @@ mod tests {
     #[test]
     fn a_stream_that_we_ended_is_reset_once() {
         let mut counter = FrameCounter::new(Rc::default());
-        assert!(counter.came(&[b'P'; PREFACE]));
-        assert!(counter.came(&frame(HEADERS, 4, 1, &[0; 30])));
+        assert!(counter.saw(&[b'P'; PREFACE]));
+        assert!(counter.saw(&frame(HEADERS, 4, 1, &[0; 30])));
         assert!(counter.goes(&frame(HEADERS, END_STREAM, 1, &[])));
-        assert!(!counter.came(&frame(RST_STREAM, 0, 1, &[0; 4]).repeat(3 * CHEAP_FRAMES as usize)));
+        assert!(!counter.saw(&frame(RST_STREAM, 0, 1, &[0; 4]).repeat(3 * CHEAP_FRAMES as usize)));
     }
 }

@@ -46,8 +46,8 @@ pub const HEALTH_IDLE_TICKS: u32 = 6;
 /// The least that `Config::max_waiting` is, in messages of full length: a connection that is alone may have half.
 pub const LEAST_WAITING: usize = 2;
 
-/// Streams that the client reset before we looked at them: more than one read brings, after which nothing more is read
-/// until they have begun (`BEGUN`). Beyond it h2 ends the connection.
+/// Streams that the client reset before we looked at them: more than there can be (`BEGUN`). Beyond it h2 ends the
+/// connection.
 pub const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 
 /// Streams that we ended first and remember, so that what was on its way is no error.
@@ -116,10 +116,10 @@ pub const LEAVE: Duration = Duration::from_millis(100);
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 64 << 10;
 
-/// Streams begun for one connection before the others of its thread have their turn. Nothing more is read of it while so
-/// many have come and not begun, whether the client has reset them or not: that is all that opening and resetting
-/// streams can take, in time and, with what one read brings, in memory.
-pub const BEGUN: usize = 64;
+/// Streams begun for one connection before the others of its thread have their turn. HTTP/2 sees nothing more of it while
+/// so many have come and not begun, whether the client has reset them or not: that is all that opening and resetting
+/// streams can take, in time and in memory. An answer takes several turns, so that others wait for a few times so many.
+pub const BEGUN: usize = 16;
 
 /// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
 pub const SEND_BUFFER: usize = 64 << 10;

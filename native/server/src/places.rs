@@ -89,6 +89,8 @@ pub(crate) struct Progress {
     stage: AtomicU8,
     /// Milliseconds from `began` to when it came to its stage; of a connection without a stream so far, 0.
     since: AtomicU64,
+    /// When it came to its stage, as its row last saw it; changes under the lock of the rows alone.
+    known: AtomicU64,
     leave: Notify,
 }
 
@@ -98,6 +100,7 @@ impl Progress {
             began: Instant::now(),
             stage: AtomicU8::new(Stage::Unfinished as u8),
             since: AtomicU64::new(0),
+            known: AtomicU64::new(0),
             leave: Notify::new(),
         }
     }
@@ -154,52 +157,141 @@ impl Progress {
         STAGES.get(usize::from(self.stage.load(Ordering::Acquire))).copied()
     }
 
+    /// Milliseconds from `epoch` to when it came to its stage.
+    fn rests_since(&self, epoch: Instant) -> u64 {
+        self.began.saturating_duration_since(epoch).as_millis() as u64 + self.since.load(Ordering::Relaxed)
+    }
+
     fn rested(&self) -> Duration {
         self.began.elapsed().saturating_sub(Duration::from_millis(self.since.load(Ordering::Relaxed)))
     }
 }
 
-/// The connections of a kind.
-#[derive(Default)]
+/// A connection by its number, and the stage at which it was found.
+type Found = (u64, Stage, Arc<Progress>);
+
+/// The connections of a kind that are not told to leave, and how many there are with those.
+///
+/// A connection says nothing here when it comes to another stage, which it does with each request. It stands where it was
+/// last seen, and is put where it belongs once it comes first there: each is looked at twice in its first life, and once
+/// in five seconds from then on, whatever the number of those that come and find no place.
 struct Row {
-    /// In the order in which they came, without those that are told to leave.
-    staying: BTreeMap<u64, Arc<Progress>>,
+    began: Instant,
+    /// In the order in which they came, those that had no finished handshake when they were seen last, ...
+    unfinished: BTreeMap<u64, Arc<Progress>>,
+    /// ... those that had never opened a stream then, ...
+    unused: BTreeMap<u64, Arc<Progress>>,
+    /// ... and those that had, by the millisecond before which they did not rest.
+    used: BTreeMap<(u64, u64), Arc<Progress>>,
     /// All of them.
     open: usize,
+    #[cfg(test)]
+    looks: usize,
 }
 
 impl Row {
-    /// Who gives way: the one that came first of those that had their time, the unfinished before the unused before
-    /// the idle; where nobody had it, the one that came first of those without a stream so far, then the one that rests
-    /// longest.
-    fn gives_way(&mut self) -> Option<Reason> {
-        let patience =
-            [(Stage::Unfinished, NEW_GIVES_WAY), (Stage::Unused, NEW_GIVES_WAY), (Stage::Idle, IDLE_GIVES_WAY)];
-        let first = |stage: Stage, patience: Duration| {
-            let of_stage = |(_, one): &(&u64, &Arc<Progress>)| one.stage() == Some(stage) && one.rested() >= patience;
-            self.staying.iter().find(of_stage).map(|(number, one)| (*number, stage, Arc::clone(one)))
-        };
-        let young = || {
-            let unused = |(number, one): (&u64, &Arc<Progress>)| {
-                let stage = one.stage()?;
-                matches!(stage, Stage::Unfinished | Stage::Unused).then(|| (*number, stage, Arc::clone(one)))
-            };
-            self.staying.iter().find_map(unused)
-        };
-        let idle = || {
-            let resting = self.staying.iter().filter(|(_, one)| one.stage() == Some(Stage::Idle));
-            let (number, one) = resting.max_by_key(|(_, one)| one.rested())?;
-            (one.rested() >= REST_GIVES_WAY).then(|| (*number, Stage::Idle, Arc::clone(one)))
-        };
-        while let Some((number, stage, one)) =
-            patience.iter().find_map(|(stage, patience)| first(*stage, *patience)).or_else(young).or_else(idle)
-        {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            unfinished: BTreeMap::new(),
+            unused: BTreeMap::new(),
+            used: BTreeMap::new(),
+            open: 0,
+            #[cfg(test)]
+            looks: 0,
+        }
+    }
+
+    /// Without those that are told to leave.
+    fn staying(&self) -> usize {
+        self.young() + self.used.len()
+    }
+
+    /// Those without a stream so far.
+    fn young(&self) -> usize {
+        self.unfinished.len() + self.unused.len()
+    }
+
+    fn remove(&mut self, number: u64, one: &Progress) {
+        let known = one.known.load(Ordering::Relaxed);
+        if self.unfinished.remove(&number).is_none() && self.unused.remove(&number).is_none() {
+            self.used.remove(&(known, number));
+        }
+    }
+
+    /// Who gives way of `most`: see `candidate`.
+    fn gives_way(&mut self, most: usize) -> Option<Reason> {
+        while let Some((number, stage, one)) = self.candidate(most) {
             if one.displace(stage) {
-                self.staying.remove(&number);
+                self.remove(number, &one);
                 return Some(displaced(stage));
             }
         }
         None
+    }
+
+    /// The one that came first of those that had their time, the unfinished before the unused. Then, while those without a
+    /// stream so far have less than half of all places, the one that rests longest, for a minute at least: so many may
+    /// come at the cost of those that rest, but no flood takes the places of all. Then the first without a stream, had it
+    /// its time or not; then who rests for seconds.
+    fn candidate(&mut self, most: usize) -> Option<Found> {
+        let unfinished = self.first(Stage::Unfinished);
+        let unused = self.first(Stage::Unused);
+        let had_its_time = |(_, _, one): &Found| one.rested() >= NEW_GIVES_WAY;
+        if let Some(found) = [&unfinished, &unused].into_iter().flatten().find(|found| had_its_time(found)) {
+            return Some(found.clone());
+        }
+        let crowded = self.young() >= most.div_ceil(2);
+        let resting = if crowded { None } else { self.resting(IDLE_GIVES_WAY) };
+        let oldest = |found: &Found| found.0;
+        resting
+            .or_else(|| [unfinished, unused].into_iter().flatten().min_by_key(oldest))
+            .or_else(|| self.resting(REST_GIVES_WAY))
+    }
+
+    /// The first that is at this stage, one of the two without a stream; those before it are put where they belong.
+    fn first(&mut self, stage: Stage) -> Option<Found> {
+        loop {
+            let row = if stage == Stage::Unfinished { &mut self.unfinished } else { &mut self.unused };
+            let first = row.first_entry()?;
+            #[cfg(test)]
+            (self.looks += 1);
+            if first.get().stage() == Some(stage) {
+                return Some((*first.key(), stage, Arc::clone(first.get())));
+            }
+            let (number, one) = first.remove_entry();
+            if one.stage() == Some(Stage::Unused) {
+                self.unused.insert(number, one);
+            } else {
+                self.put_by_rest(number, one);
+            }
+        }
+    }
+
+    /// The one that rests longest, if for so long.
+    fn resting(&mut self, least: Duration) -> Option<Found> {
+        loop {
+            let first = self.used.first_entry()?;
+            let (known, number) = *first.key();
+            if self.began.elapsed() < Duration::from_millis(known) + least {
+                return None; // all others were at work later than that
+            }
+            #[cfg(test)]
+            (self.looks += 1);
+            let one = first.get();
+            if one.stage() == Some(Stage::Idle) && one.rests_since(self.began) == known {
+                return Some((number, Stage::Idle, Arc::clone(one)));
+            }
+            let one = first.remove();
+            self.put_by_rest(number, one);
+        }
+    }
+
+    fn put_by_rest(&mut self, number: u64, one: Arc<Progress>) {
+        let idle = one.stage() == Some(Stage::Idle);
+        let known = if idle { one.rests_since(self.began) } else { self.began.elapsed().as_millis() as u64 };
+        one.known.store(known, Ordering::Relaxed);
+        self.used.insert((known, number), one);
     }
 }
 
@@ -211,7 +303,6 @@ fn displaced(stage: Stage) -> Reason {
     }
 }
 
-#[derive(Default)]
 struct Rows {
     next: u64,
     rows: [Row; 2],
@@ -231,7 +322,7 @@ impl Places {
     pub(crate) fn new(max_connections: usize) -> Self {
         Self {
             most: [max_connections, MAX_HEALTH_CONNECTIONS],
-            rows: Mutex::default(),
+            rows: Mutex::new(Rows { next: 0, rows: [Row::new(), Row::new()] }),
             changed: Condvar::new(),
             left: Notify::new(),
             closed: Default::default(),
@@ -244,13 +335,13 @@ impl Places {
         let number = rows.next;
         rows.next += 1;
         let row = &mut rows.rows[serves as usize];
-        if row.staying.len() >= self.most[serves as usize] {
-            let displaced = row.gives_way();
+        if row.staying() >= self.most[serves as usize] {
+            let displaced = row.gives_way(self.most[serves as usize]);
             self.count(serves, displaced.unwrap_or(Reason::Full));
             displaced?;
         }
         let progress = Arc::new(Progress::new());
-        row.staying.insert(number, Arc::clone(&progress));
+        row.unfinished.insert(number, Arc::clone(&progress));
         row.open += 1;
         Some(Place { places: Arc::clone(self), serves, number, progress, ended: Reason::Stopped })
     }
@@ -270,7 +361,7 @@ impl Places {
     fn leaving(&self, serves: Serves) -> usize {
         let rows = self.rows();
         let row = &rows.rows[serves as usize];
-        row.open - row.staying.len()
+        row.open - row.staying()
     }
 
     /// Wait until nothing is served, or until `grace` is over.
@@ -318,7 +409,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut rows = self.places.rows();
         let row = &mut rows.rows[self.serves as usize];
-        row.staying.remove(&self.number);
+        row.remove(self.number, &self.progress);
         row.open -= 1;
         drop(rows);
         if self.progress.stage().is_some() {
@@ -447,6 +538,75 @@ mod tests {
             let _newer = enter(&places);
             assert_eq!(told(&new).await, Some(Reason::DisplacedUnfinished), "who carried nothing so far goes before");
             assert_eq!(told(&first).await, None);
+        });
+    }
+
+    #[test]
+    fn a_flood_takes_no_more_than_half_of_the_places_from_those_that_rest() {
+        run(async {
+            let places = Arc::new(Places::new(8));
+            let gateways: Vec<_> = (0..8).map(|_| enter(&places)).collect();
+            gateways.iter().for_each(used);
+            gateways.iter().for_each(|one| one.progress.rests());
+            later(IDLE_GIVES_WAY).await;
+            let flood: Vec<_> = (0..100).map(|_| enter(&places)).collect();
+            let mut stay = 0;
+            for one in &gateways {
+                stay += usize::from(told(one).await.is_none());
+            }
+            assert_eq!(stay, 4);
+            assert_eq!(flood.iter().filter(|one| one.progress.stage().is_some()).count(), 4);
+            assert!(flood[99].progress.stage().is_some(), "who came last has the longest to go");
+        });
+    }
+
+    #[test]
+    fn who_worked_again_is_none_that_rests_longest() {
+        run(async {
+            let places = Arc::new(Places::new(3));
+            let all = [enter(&places), enter(&places), enter(&places)];
+            all.iter().for_each(used);
+            all.iter().for_each(|one| one.progress.rests());
+            later(REST_GIVES_WAY - SOON).await;
+            assert!(places.enter(Serves::Everything).is_none());
+            later(SOON).await;
+            assert!(all[0].progress.carries());
+            all[0].progress.rests();
+            assert!(all[1].progress.carries());
+            let new = enter(&places);
+            assert_eq!(told(&all[2]).await, Some(Reason::DisplacedIdle));
+            used(&new);
+            later(REST_GIVES_WAY).await;
+            let _newer = enter(&places);
+            assert_eq!(told(&all[0]).await, Some(Reason::DisplacedIdle));
+            assert_eq!(told(&all[1]).await, None);
+        });
+    }
+
+    #[test]
+    fn who_finds_no_place_does_not_look_at_all_others() {
+        run(async {
+            let most = 4_000;
+            let places = Arc::new(Places::new(most));
+            let mut held: Vec<_> = (0..most).map(|_| enter(&places)).collect();
+            held.iter().for_each(used);
+            for _ in 0..most {
+                assert!(places.enter(Serves::Everything).is_none());
+            }
+            later(REST_GIVES_WAY).await;
+            for _ in 0..most {
+                assert!(places.enter(Serves::Everything).is_none());
+            }
+            let looks = |places: &Places| places.rows().rows[0].looks;
+            assert!((most..5 * most).contains(&looks(&places)), "{}", looks(&places));
+
+            held.clear();
+            let before = looks(&places);
+            let flood: Vec<_> = (0..3 * most).map(|_| enter(&places)).collect();
+            assert!(looks(&places) - before < 5 * flood.len());
+            drop(flood);
+            let left = places.rows();
+            assert_eq!((left.rows[0].staying(), left.rows[0].open), (0, 0));
         });
     }
 

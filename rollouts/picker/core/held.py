@@ -33,10 +33,9 @@ class HeldBody:
         budget, size = self._budget, len(chunk)
         if self.size + size > budget.body_limit:
             return too_large(budget.body_limit)
-        if budget.used + size > budget.total_limit:
+        if not budget.take(size, self.size + size):
             return OVERLOADED
         self.size += size
-        budget.used += size
         if self.chunks and len(self.chunks[-1]) + size <= BLOCK:
             self.chunks[-1] += chunk
         else:

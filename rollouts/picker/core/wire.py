@@ -12,6 +12,7 @@ occurrences is not merged, its last occurrence is taken.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -196,7 +197,10 @@ def _headers_in_any_case(data: bytes, start: int, end: int) -> tuple[Headers, in
 
 
 def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, bool, int]:
-    """``HttpHeaders``: (headers, end_of_stream, whether they are too large and left out, bytes that they take)."""
+    """``HttpHeaders``: (headers, end_of_stream, whether they are too large, bytes that they take).
+
+    Of those that are too large all but the status of a response are left out.
+    """
     headers: Headers = {}
     eos, size, lines = False, 0, 0
     for number, kind, value, after in _fields(data, start, end):
@@ -205,7 +209,9 @@ def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, boo
         elif number == 3 and kind == 0:
             eos = value != 0
     large = size + lines * PER_LINE > MAX_HEADER_LIST
-    return {} if large else headers, eos, large, size + lines * PER_KEPT_LINE
+    if large:  # a status comes first
+        headers = dict(item for item in itertools.islice(headers.items(), 1) if item[0] == b":status")
+    return headers, eos, large, size + lines * PER_KEPT_LINE
 
 
 def _http_body(data: bytes, start: int, end: int) -> tuple[bytes, bool]:

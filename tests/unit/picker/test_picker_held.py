@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollouts.picker.core.held import BLOCK, HeldBody
-from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.ports import SMALL, BufferBudget
 
 READS = {
     "from one chunk": (1, 2, b"bc"),
@@ -39,6 +39,22 @@ def test_one_body_and_all_of_them_are_limited_and_release_gives_back_once() -> N
     first.release()
     assert budget.used == 0
     assert second.add(b"123") is None
+
+
+@pytest.mark.parametrize(("size", "most"), [(SMALL, 160 << 10), (SMALL + 1, 150 << 10)])
+def test_the_last_sixteenth_is_for_bodies_that_are_small_so_far(size: int, most: int) -> None:
+    budget = BufferBudget(total_limit=160 << 10)
+    for rest in (0, 1):
+        other, held = HeldBody(budget), HeldBody(budget)
+        budget.used = most - size + rest
+
+        refusals = [held.add(bytes(SMALL)), held.add(bytes(size - SMALL))]
+
+        assert [refusal is None for refusal in refusals] == [
+            rest == 0 or size > SMALL,
+            rest == 0 or size == SMALL,
+        ]
+        assert other.add(b"") is None
 
 
 def test_small_chunks_are_put_together_and_large_ones_are_not_copied() -> None:

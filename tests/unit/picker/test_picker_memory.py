@@ -34,11 +34,12 @@ def test_the_limit_is_what_the_kernel_says(tmp_path: Path, files: dict[str, str]
     assert memory_limit(tmp_path) == want
 
 
-@pytest.mark.parametrize(("mib", "body", "total"), [(512, 64, 192), (1024, 64, 448), (200, 36, 36)])
+@pytest.mark.parametrize(("mib", "body", "total"), [(512, 64, 192), (1024, 64, 448), (200, 33, 36)])
 def test_what_may_be_held_is_a_part_of_the_limit(mib: int, body: int, total: int) -> None:
     budget = budget_of(mib * MIB)
 
     assert (budget.body_limit // MIB, budget.total_limit // MIB) == (body, total)
+    assert budget.take(budget.body_limit, budget.body_limit)
 
 
 def test_a_limit_that_leaves_nothing_is_refused_in_words() -> None:

@@ -32,7 +32,7 @@ from rollouts.picker.core.messages import (
     Side,
     TrailersReply,
 )
-from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.ports import SMALL, BufferBudget
 from rollouts.picker.core.protocol import TRANSITIONS, Exchange, ProtocolError, State
 from rollouts.picker.core.routing import Decision, Refusal, Request
 from rollouts.picker.core.splicing import MAX_CHUNK
@@ -353,6 +353,55 @@ def test_bodies_beyond_the_limits_are_refused_and_give_their_memory_back() -> No
     first.exchange.disconnect(5.0)
 
     assert [getattr(reply, "status", 0) for reply in (*crowded, *large)] == [503, 413]
+    assert budget.used == 0
+
+
+def _fed(stream: Stream, size: int, chunk: int = 16 << 10) -> tuple[bytes, int]:
+    """A body of that size without an end: why it was refused, if it was, and how much of it came."""
+    stream.send(headers())
+    for came in range(0, size, chunk):
+        begin = b'{"model":"travelhelper","prompt":"' if not came else b""
+        for reply in stream.send(RequestBody(begin.ljust(min(chunk, size - came), b"x"))):
+            if isinstance(reply, ImmediateReply):
+                return reply.details, came
+    return b"", size
+
+
+SIZES = (*[1 << 20] * 7, 500 << 10)
+"""Bodies that do not end, which fill 8 MiB but for what is set aside."""
+
+
+def test_small_bodies_find_room_though_endless_ones_hold_all_that_they_may() -> None:
+    budget = BufferBudget(body_limit=4 << 20, total_limit=8 << 20)
+    held = [Stream(budget=budget) for _ in range(8)]
+    assert [_fed(stream, size) for stream, size in zip(held, SIZES, strict=True)] == [
+        (b"", size) for size in SIZES
+    ]
+    again = [_fed(Stream(budget=budget), 4 << 20) for _ in range(40)]  # as fast as they are refused
+
+    assert budget.large_limit - SMALL < budget.used <= budget.large_limit
+    assert {why for why, _ in again} == {b"buffers-full"}
+    for size in (1000, SMALL) * 5:
+        stream = Stream(budget=budget)
+        assert _fed(stream, size) == (b"", size)
+        stream.exchange.disconnect(9.0)
+
+
+def test_small_bodies_alone_do_not_go_beyond_the_total_and_large_ones_end_beside_them() -> None:
+    budget = BufferBudget(body_limit=4 << 20, total_limit=4 << 20)
+    large = Stream(budget=budget)
+    assert _fed(large, 1 << 20) == (b"", 1 << 20)
+
+    small = [Stream(budget=budget) for _ in range(100)]
+    found = [_fed(stream, SMALL) for stream in small]
+
+    assert 40 < [why for why, _ in found].count(b"") < 49  # 3 MiB, with headers
+    assert budget.large_limit < budget.used <= budget.total_limit
+    (head, *_) = large.send(RequestBody(b"", True))  # an end takes nothing
+    assert isinstance(head, ImmediateReply)  # it is no JSON
+    assert head.status == 400
+    for stream in small:
+        stream.exchange.disconnect(9.0)
     assert budget.used == 0
 
 
