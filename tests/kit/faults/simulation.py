@@ -12,6 +12,7 @@ from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine.attempt import ProbeVerdict
 from rollouts.lab.memoryapi.history import Change
 from rollouts.objects import kinds
+from rollouts.objects.fields import map_of
 from rollouts.objects.workloads import AUTOSCALER
 from tests.kit.adapters import FakeAdapters
 from tests.kit.clock import VirtualClock, virtual_time
@@ -195,12 +196,10 @@ def _decides(change: Change) -> bool:
 
 
 def _less_measured(rollout: Object) -> Object:
-    meta, status = rollout["metadata"], rollout.get("status")
-    kept = (
-        {key: value for key, value in status.items() if key != "analysis"}
-        if isinstance(status, dict)
-        else status
-    )
+    meta, kept = rollout["metadata"], rollout.get("status")
+    if isinstance(kept, dict):
+        kept = {key: value for key, value in kept.items() if key != "analysis"}
+        kept["weight"] = {key: value for key, value in map_of(kept.get("weight")).items() if key != "observed"}
     return {"spec": rollout.get("spec"), "status": kept, "finalizers": meta.get("finalizers")}
 
 
