@@ -199,7 +199,9 @@ def _less_measured(rollout: Object) -> Object:
     meta, kept = rollout["metadata"], rollout.get("status")
     if isinstance(kept, dict):
         kept = {key: value for key, value in kept.items() if key != "analysis"}
-        kept["weight"] = {key: value for key, value in map_of(kept.get("weight")).items() if key != "observed"}
+        kept["weight"] = {
+            key: value for key, value in map_of(kept.get("weight")).items() if key != "observed"
+        }
     return {"spec": rollout.get("spec"), "status": kept, "finalizers": meta.get("finalizers")}
 
 
