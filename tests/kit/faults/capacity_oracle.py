@@ -333,9 +333,8 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
         if raised is None or capacity is None:
             continue
         stable = (replay.status.get("capacity") or {}).get("stableAtStart", 0)
-        needed = max(
-            capacity.get("minReplicas", 1), math.ceil(raised * stable * Fraction(capacity.get("headroom", 1)))
-        )
+        headroom = _headroom(replay.status, capacity)
+        needed = max(capacity.get("minReplicas", 1), math.ceil(raised * stable * headroom))
         warm = bool(capacity.get("warmUp")) and not replay.status.get("skipGates")
         most = max(map(len, ready_pictures(run.history, replay, record.seconds, warm=warm)))
         if most < needed:
@@ -345,11 +344,24 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
             if stable:
                 beside = math.ceil(Fraction(needed * there, stable))
             if "minStable" in capacity:  # a walk in moves goes by what each kind carries
-                beside = min(beside, math.ceil(raised * there * Fraction(capacity.get("headroom", 1))))
+                beside = min(beside, math.ceil(raised * there * headroom))
             pool = one["canary"]["name"]
             there = max(map(len, ready_pictures(run.history, replay, record.seconds, pool)))
             if there < beside:
                 yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {there} of {beside} pods of {pool}"
+
+
+def _headroom(status: Object, capacity: Object) -> Fraction:
+    """Pods of the canary for each of stable's: on a way back as many as both versions had, whatever the spec says by
+    now; where that is more, and no more may be there beside stable's, the spec's own number is enough."""
+    own = Fraction(capacity.get("headroom", 1))
+    pods = {
+        one["name"]: one.get("pods", 0) for one in status.get("history", ()) if one["outcome"] == "Promoted"
+    }
+    back, now = (pods.get((status.get(arm) or {}).get("name"), 0) for arm in ("canary", "stable"))
+    if not (status.get("skipGates") and back and now):
+        return own
+    return min(own, Fraction(back, now)) if "maxSurge" in capacity else Fraction(back, now)
 
 
 def _kept_from_requests(history: History) -> Iterator[str]:
