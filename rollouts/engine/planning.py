@@ -71,7 +71,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     if status is not obs.status:
         obs = replace(obs, status=status)
     present = moved(status, obs.listed, obs.spec.target if obs.spec is not None else None)
-    draft = Draft(for_way_back(replace(obs, status=present)), now)
+    draft = Draft(for_way_back(replace(obs, status=present), now), now)
     obs = draft.obs
     draft.set(message=plain_message(status))
     _note_move(draft, status)

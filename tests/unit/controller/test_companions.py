@@ -431,7 +431,9 @@ def test_a_pod_of_another_role_wakes_the_rollout_of_its_pool(first: str) -> None
         ("role=decode", None),
         ("role=decode,decode", None),
         ("role=decode,", None),
-        (f"role=decode,{'p' * 64}", None),
+        (f"role=decode,{'p' * 64}", Roles(label="role", serves="decode", others=())),
+        (f"role=decode,{'p' * 64},e", Roles(label="role", serves="decode", others=("e",))),
+        (f"role={'d' * 64},prefill", None),
         ("decode,prefill", None),
         ("=decode,prefill", None),
         ("", None),
@@ -439,6 +441,16 @@ def test_a_pod_of_another_role_wakes_the_rollout_of_its_pool(first: str) -> None
 )
 def test_roles_are_a_label_and_its_values(said: str, roles: Roles | None) -> None:
     assert read_roles({"metadata": {"annotations": {ROLES_ANNOTATION: said}}}) == roles
+
+
+def test_a_role_that_no_pod_can_have_sends_no_requests_to_those_of_others() -> None:
+    pool = {
+        "metadata": {"name": "v1", "annotations": {ROLES_ANNOTATION: f"role=decode,{'p' * 64}"}},
+        "spec": {"selector": {"matchLabels": {"app": "v1"}}},
+    }
+
+    assert not read_pool(pool).selects({"app": "v1", "role": "p" * 64})
+    assert read_pool(pool).selects({"app": "v1", "role": "decode"})
 
 
 def test_a_pool_that_selects_another_role_than_it_says_has_no_pods() -> None:

@@ -668,6 +668,116 @@ def test_a_plan_that_an_autoscaler_of_one_kind_stops_waits_before_anything_moves
     assert made.share_of(V2) == 0
 
 
+def promoted(made: World, decode: int = 17, prefill: int = 9) -> World:
+    for _ in range(60):
+        walked(made, 1, decode, prefill)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED, made.status.message
+    return made
+
+
+@pytest.mark.parametrize("surge", [1, 4])
+@pytest.mark.parametrize(
+    ("scaled", "there"),
+    [((V2,), {V2: 8}), ((V2, P2), {V2: 8, P2: 4}), ((P1,), {V2: 8, P2: 4})],
+    ids=["decode", "both", "by hand"],
+)
+def test_a_canary_that_has_all_of_its_pods_needs_none_of_stables(
+    scaled: tuple[Identity, ...], there: dict[Identity, int], surge: int
+) -> None:
+    count = PodCount(number=surge)
+    made = world(replace(SPARE, max_surge=count, min_stable=count))
+    if P2 not in there:
+        made.companions = {}
+    to(made, "v1")
+    for arm, size in there.items():
+        made.fleets[arm].scale(size)
+        made.fleets[arm].settle()
+    for arm in scaled:
+        made.fleets[arm].managed_by = "HorizontalPodAutoscaler x"
+    made.settle()
+    to(made, "v2")
+
+    promoted(made, 17, 16)
+    assert made.fleets[V2].replicas == 8
+
+
+def test_a_canary_that_lacks_one_of_its_pods_is_told_what_it_lacks() -> None:
+    made = world(SPARE, scaled=[V2])
+    for arm, size in {V2: 7, P2: 4}.items():
+        made.fleets[arm].scale(size)
+    come(made)
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert "the plan takes pods from v1 while it serves" in made.status.message
+    made.fleets[V2].scale(8)
+    come(made)
+    promoted(made, 17, 16)
+
+
+def test_a_kind_that_is_complete_is_not_the_one_that_is_to_give_pods() -> None:
+    made = world(SPARE, scaled=[P2])
+    made.fleets[V2].scale(8)
+    come(made)
+
+    assert "the plan takes pods from prefill-v1 while it serves" in made.status.message
+
+
+def split_found(canary: int) -> World:
+    """A first install beside a split of 60/40, where an autoscaler scales the target."""
+    sizes = {V1: 4, V2: canary, V3: 0}
+    made = World(
+        spec=spec(*STEPS, target="v2", capacity=SPARE),
+        rules=[{V1: 60, V2: 40, V3: 0}],
+        pools=dict.fromkeys(sizes, 0),
+        fleets={arm: Fleet.of(arm.name, size) for arm, size in sizes.items()},
+    )
+    made.fleets[V2].managed_by = "HorizontalPodAutoscaler x"
+    made.settle()
+    return made
+
+
+@pytest.mark.parametrize("canary", [2, 4, 6])
+def test_a_split_that_is_taken_over_has_its_gates_whoever_scales(canary: int) -> None:
+    made = split_found(canary)
+
+    assert made.status.current is not None
+    assert made.status.current.adopted_split
+    assert (made.status.phase, made.status.reason) == (Phase.PAUSED, Reason.PAUSE_STEP)
+    made.say("promote")
+    for _ in range(20):
+        made.advance(6)
+    if canary >= 4:
+        assert made.status.reason == Reason.PROMOTED
+        return
+    assert made.status.reason == Reason.CAPACITY_MANAGED_ELSEWHERE
+    made.advance(1900)
+    made.settle()
+    assert made.status.reason == Reason.PROGRESS_DEADLINE_EXCEEDED
+
+
+def test_a_split_that_is_taken_over_had_traffic_before_its_first_step() -> None:
+    made = split_found(0)
+    assert made.status.started_at is None
+    made.say("abort")
+
+    assert "before any step: aborted by command" in made.status.message
+    assert made.share_of(V2) == 0
+
+
+def test_an_autoscaler_of_a_companion_without_pods_makes_no_room_for_anybody() -> None:
+    made = world(SPARE, prefill=0, scaled=[P1])
+    made.fleets[V1].drain = NotControllable("its picker is not ours")
+    made.settle()
+    made.fleets[V1].settle()
+    to(made, "v3")
+    made.settle()
+
+    assert made.status.reason == Reason.DRAIN_NOT_CONTROLLABLE
+    assert made.share_of(V1) == 1
+
+
 @pytest.mark.parametrize("way", ["taken away", "maxSurge"])
 def test_what_the_refusal_says_is_enough(way: str) -> None:
     made = world(SPARE, scaled=[P1])
