@@ -175,8 +175,8 @@ def _of_roles(pool: Object) -> Iterator[WorkloadFault]:
     elif roles is not None and said.count(",") > len(roles.others):
         yield WorkloadFault(
             bad=True,
-            text=f"{_POOL} {_name(pool)}: {ROLES_ANNOTATION} has a role of more than 63 characters, which no pod can have",
-            fix="write the value that the pods' label has: those of that role are not scaled until then",
+            text=f"{_POOL} {_name(pool)}: {ROLES_ANNOTATION} has a role of more than 63 characters",
+            fix="write the value that the pods' label has, those of that role are not scaled until then",
             about=pool,
         )
 

@@ -45,6 +45,7 @@ from rollouts.engine.starting import (
     start_attempt,
     wait_for_target,
 )
+from rollouts.engine.taking_back import take_up_owed
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.unmatched import name_unmatched
 from rollouts.engine.watching import mirrored, path_alarm
@@ -75,6 +76,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     obs = draft.obs
     draft.set(message=plain_message(status))
     _note_move(draft, status)
+    take_up_owed(draft)
     if obs.deleting:
         finalize(draft)
         set_conditions(draft)
