@@ -283,6 +283,21 @@ def giving(made: Cluster, loads: KnownLoads) -> dict[Identity, WorkloadView]:
     return WorkloadViews(made.caches, loads, {}, drained).views(rolled, V2)
 
 
+def test_what_is_owed_is_looked_at_whatever_became_of_spec_and_label() -> None:
+    made = cluster(p1={}, p2={"of": "v2"})
+    given = CompanionScale(identity=P1, full=2, wanted=2, most=3)
+    rolled = parsed(owed=StableScale(identity=V1, full=2, wanted=2, most=3, companions=(given,)))
+    assert rolled.spec is not None
+    without = replace(rolled, spec=replace(rolled.spec, canary=replace(rolled.spec.canary, capacity=None)))
+    drained = PodDrains(made.client, made.caches, made.clock, KnownLoads())
+    views = WorkloadViews(made.caches, KnownLoads(), {}, drained)
+
+    for one in (rolled, without):
+        assert views.views(one, V2)[P1].what == "Deployment vllm-p1"
+    nothing = replace(without, status=replace(without.status, owed=None))
+    assert views.views(nothing, V2) == {}
+
+
 def test_a_companion_whose_picker_picks_elsewhere_cannot_be_drained() -> None:
     made, loads = cluster(p1={"of": "v1"}, p2={"of": "v2"}), KnownLoads()
     loads.unlisted_why = "it does not pick among its pods"
