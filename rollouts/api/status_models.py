@@ -433,6 +433,8 @@ class RolloutStatusModel(ApiModel):
     """Versions that may have requests and are to lose pods."""
     stable_scale: StableScaleModel | None = None
     """While stable has fewer replicas than at the start, by `strategy.canary.capacity`."""
+    owed: StableScaleModel | None = None
+    """Stable's companions that lacked pods, and what makes them, for ten minutes: they get theirs when it is back."""
     accelerators: AcceleratorUseModel | None = None
     """Accelerators times seconds of the last attempt, where `strategy.canary.capacity` is set."""
     traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""

@@ -58,7 +58,7 @@ def surroundings(
     *,
     live: bool,
 ) -> Surroundings:
-    """Of the objects of the files and the cluster. ``namespace``: that of a Rollout that says none."""
+    """Of the objects of the files and, behind them, of the cluster. ``namespace``: that of a Rollout that says none."""
     meta = metadata_of(rollout)
     space, labels = text_of(meta.get("namespace")) or namespace, map_of(meta.get("labels"))
     # As the controller has it: a namespace that is not known may be meant.
@@ -74,20 +74,34 @@ def surroundings(
             if selects(one.rollouts, labels)
             and (one.namespaces is None or known is None or selects(one.namespaces, known))
         ),
-        rollouts=tuple(
-            one for one in objects if one.get("kind") == "Rollout" and not _is_same(one, rollout, space)
-        ),
-        objects=tuple(objects),
+        rollouts=tuple(_others(rollout, objects, space)),
+        objects=tuple(one for one in objects if _may_be_in(one, space)),
         reports=tuple(one for one in reports if one.watches(space)),
-        stored={**rollout, "status": _status(rollout, objects, space)},
+        stored={**rollout, "status": _status(rollout, objects, space, live=live)},
         live=live,
     )
 
 
-def _status(rollout: Object, objects: Sequence[Object], namespace: str) -> Object:
-    """The file's, or the cluster's where that says none."""
-    same = (one for one in (rollout, *objects) if _is_same(one, rollout, namespace))
-    return next((status for one in same if (status := map_of(one.get("status")))), {})
+def _others(rollout: Object, objects: Sequence[Object], namespace: str) -> Iterator[Object]:
+    """Each other Rollout once: as the cluster has it, where that is asked."""
+    found = dict[tuple[str, str], Object]()
+    for one in objects:
+        if one.get("kind") == "Rollout" and not _is_same(one, rollout, namespace):
+            meta = metadata_of(one)
+            found[text_of(meta.get("namespace")) or namespace, text_of(meta.get("name"))] = one
+    yield from found.values()
+
+
+def _may_be_in(one: Object, namespace: str) -> bool:
+    """Whether an object is of a namespace, or of none."""
+    return not namespace or text_of(metadata_of(one).get("namespace")) in ("", namespace)
+
+
+def _status(rollout: Object, objects: Sequence[Object], namespace: str, *, live: bool) -> Object:
+    """The cluster's where that is asked; of files the first that a controller has written (it has a phase)."""
+    there = tuple(reversed(objects)) if live else (rollout, *objects)
+    same = [map_of(one.get("status")) for one in there if _is_same(one, rollout, namespace)]
+    return next((status for status in same if status.get("phase")), {})
 
 
 def _is_same(one: Object, rollout: Object, namespace: str) -> bool:

@@ -164,11 +164,19 @@ def workloads_among(objects: Sequence[Object]) -> list[Object]:
 def _of_roles(pool: Object) -> Iterator[WorkloadFault]:
     """An annotation that nobody can read is as if there were none."""
     said = text_of(map_of(metadata_of(pool).get("annotations")).get(ROLES_ANNOTATION))
-    if said and read_roles(pool) is None:
+    roles = read_roles(pool)
+    if said and roles is None:
         yield WorkloadFault(
             bad=True,
             text=f"{_POOL} {_name(pool)}: {ROLES_ANNOTATION}: {said:.120} names no roles",
             fix="write LABEL=VALUE,VALUE, as llm-d.ai/role=decode,prefill: first that of the pods that get requests",
+            about=pool,
+        )
+    elif roles is not None and said.count(",") > len(roles.others):
+        yield WorkloadFault(
+            bad=True,
+            text=f"{_POOL} {_name(pool)}: {ROLES_ANNOTATION} has a role of more than 63 characters",
+            fix="write the value that the pods' label has, those of that role are not scaled until then",
             about=pool,
         )
 

@@ -99,8 +99,8 @@ def companion_identities(
     kept = (
         one for past in parsed.status.history if past.revision.identity in found for one in past.companions
     )
-    lent = parsed.status.stable_scale
-    gave = {one.identity for one in lent.companions} if lent is not None else set[Identity]()
+    lent = filter(None, (parsed.status.stable_scale, parsed.status.owed))
+    gave = {one.identity for part in lent for one in part.companions}
     return {one.identity for one in named} | {one.identity for one in kept} | set(recorded) | gave
 
 
@@ -229,6 +229,7 @@ class WorkloadViews:
         if (
             not asked
             and status.stable_scale is None
+            and status.owed is None
             and not any(stopped_target(arm.kind) for arm in stopping)
         ):
             return {}

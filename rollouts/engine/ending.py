@@ -51,7 +51,7 @@ def abort(draft: Draft, reason: Reason, why: str, *, at_once: bool = False) -> N
     current = draft.current
     at = f"at {draft.where()}, weight {format_weight(draft.status.weight.applied)}"
     if current.started_at is None:
-        at = "before any traffic"
+        at = f"before any {'step' if current.adopted_split else 'traffic'}"
     message = f"Aborted {current.canary.label} {at}: {why.rstrip('. ')}"
     draft.record(current.canary, Outcome.ABORTED, f"{reason}: {why}")
     draft.set_current(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
+from rollouts.engine.rollout_status import EntryRef, RolloutStatus, StableScale, WayBack
 from rollouts.engine.versions import Identity, Revision, Target
 
 __all__ = ["moved", "same_pool", "twin"]
@@ -55,13 +55,13 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
             replace(one, identity=places.get(one.identity, one.identity)) for one in status.scale_downs
         ),
         drains=tuple(replace(one, identity=places.get(one.identity, one.identity)) for one in status.drains),
-        stable_scale=None
-        if status.stable_scale is None
-        else replace(
-            status.stable_scale,
-            identity=places.get(status.stable_scale.identity, status.stable_scale.identity),
-        ),
+        stable_scale=_scale(status.stable_scale, places),
+        owed=_scale(status.owed, places),
     )
+
+
+def _scale(lent: StableScale | None, places: Mapping[Identity, Identity]) -> StableScale | None:
+    return None if lent is None else replace(lent, identity=places.get(lent.identity, lent.identity))
 
 
 def _said(target: Target | None, arm: Identity) -> bool:

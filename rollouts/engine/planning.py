@@ -45,6 +45,7 @@ from rollouts.engine.starting import (
     start_attempt,
     wait_for_target,
 )
+from rollouts.engine.taking_back import take_up_owed
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.unmatched import name_unmatched
 from rollouts.engine.watching import mirrored, path_alarm
@@ -71,10 +72,11 @@ def plan(obs: Observation, now: datetime) -> Plan:
     if status is not obs.status:
         obs = replace(obs, status=status)
     present = moved(status, obs.listed, obs.spec.target if obs.spec is not None else None)
-    draft = Draft(for_way_back(replace(obs, status=present)), now)
+    draft = Draft(for_way_back(replace(obs, status=present), now), now)
     obs = draft.obs
     draft.set(message=plain_message(status))
     _note_move(draft, status)
+    take_up_owed(draft)
     if obs.deleting:
         finalize(draft)
         set_conditions(draft)

@@ -450,6 +450,9 @@ class RolloutStatus:
     """Which arms are to lose pods that may have requests."""
     stable_scale: StableScale | None = None
     """While stable has fewer replicas than at the start by our doing."""
+    owed: StableScale | None = None
+    """Stable with those of its companions that nobody waits for any more, since nothing makes their pods: they get
+    theirs when something does again. Its own numbers say nothing."""
     accelerators: AcceleratorUse | None = None
     """Of the last attempt that wanted pods, until what it owed has been scaled."""
     traffic_uid: str = ""

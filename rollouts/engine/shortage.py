@@ -214,13 +214,13 @@ def first_reach(draft: Draft, canary: Identity, weight: Weight) -> Weight:
 def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | None:
     """Why stable cannot give the pods that the plan needs while it serves; None where it can, or need not."""
     there, started = parts(draft, canary), draft.status.started_at is not None
-    giving = [part for part in there if part.needs_room(FULL, policy)]
-    if not (started or is_quick(draft)) and (who := _kept_whole(draft, policy, there)):
-        message = (
-            f"the plan takes pods from {giving[0].lends.name} while it serves, and it gives none while {who}"
-        )
+    begins = not (started or is_quick(draft) or _is_taken_over(draft))
+    if begins and (who := _kept_whole(draft, policy, there)):
+        name = _still_giving(draft, policy, there)[0].lends.name
+        message = f"the plan takes pods from {name} while it serves, and it gives none while {who}"
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=message)
-    if not giving or any(_view(draft, part.lends).managed_by for part in there):
+    giving = [part for part in there if part.needs_room(FULL, policy)]
+    if not giving or any(_view(draft, part.lends).managed_by for part in _scaled(there)):
         return None
     bound = [part for part in giving if undrained(draft, part.lends) or undrained(draft, part.identity)]
     enough = [part.needed(FULL, policy) if part in bound else _enough(part, policy) for part in there]
@@ -244,7 +244,7 @@ def uncontrolled(draft: Draft, policy: Capacity, canary: Identity) -> Blocker | 
 
 def scaler_of(draft: Draft, there: Sequence[Part]) -> str:
     """Who else scales a workload of a version, so that stable gives pods of no kind; empty where nobody does."""
-    arms = (arm for part in there if part.stable or part.role is None for arm in (part.lends, part.identity))
+    arms = (arm for part in _scaled(there) for arm in (part.lends, part.identity))
     views = (_view(draft, arm) for arm in arms)
     return next((f"{view.managed_by} scales {view.what}" for view in views if view.managed_by), "")
 
@@ -255,10 +255,29 @@ def _kept_whole(draft: Draft, policy: Capacity, there: Sequence[Part]) -> str:
     Where all that is to give some is scaled by somebody else, that may make the room.
     """
     who = scaler_of(draft, there)
-    giving = [part for part in there if part.needs_room(FULL, policy)]
+    giving = _still_giving(draft, policy, there)
     if not who or all(_view(draft, part.lends).managed_by for part in giving):
         return ""
     return f"{who}: {way_around(part.needed(FULL, policy) for part in there)}"
+
+
+def _still_giving(draft: Draft, policy: Capacity, there: Sequence[Part]) -> list[Part]:
+    """The kinds of which stable has to give some: not one of which the canary has all of its pods Ready already."""
+    return [
+        part
+        for part in there
+        if part.needs_room(FULL, policy) and draft.obs.ready(part.identity) < part.needed(FULL, policy)
+    ]
+
+
+def _scaled(there: Sequence[Part]) -> list[Part]:
+    """Without companions of which stable has no pods: the canary gets none of those, whoever scales them."""
+    return [part for part in there if part.stable or part.role is None]
+
+
+def _is_taken_over(draft: Draft) -> bool:
+    """Whether the canary serves users already, by a split that was found: waiting would only keep gates from it."""
+    return draft.status.current is not None and draft.status.current.adopted_split
 
 
 def _enough(part: Part, policy: Capacity) -> int:

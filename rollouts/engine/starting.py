@@ -277,7 +277,7 @@ def new_attempt(
     draft.release()
     view = draft.obs.strategy
     if view is not None and view.spec is not None:
-        draft.obs = for_way_back(replace(draft.obs, spec=view.spec))
+        draft.obs = for_way_back(replace(draft.obs, spec=view.spec), draft.now)
     pinned = view.next if view is not None else None
     draft.set(
         attempt=draft.status.attempt + 1,

@@ -26,7 +26,7 @@ from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import live_shares
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["gone", "leave_stable", "raise_stable", "take_back", "write_stable"]
+__all__ = ["gone", "leave_stable", "raise_stable", "take_back", "take_up_owed", "write_stable"]
 
 _SOON = timedelta(seconds=1)
 _RECHECK = timedelta(seconds=5)
@@ -44,9 +44,11 @@ def take_back(draft: Draft) -> None:
             replace(one, identity=present(draft, known.identity, one.identity)) for one in known.companions
         ),
     )
-    kept = (_note_gone(draft, one) for one in known.companions)
-    known = replace(known, companions=tuple(one for one in kept if not _is_left(draft, one)))
+    kept = [_note_gone(draft, one) for one in known.companions]
+    left = [one for one in kept if _is_left(draft, one)]
+    known = replace(known, companions=tuple(one for one in kept if one not in left))
     draft.set(stable_scale=known)
+    _owe(draft, known, [one for one in left if gone(draft, one.identity)])
     looked = [_take_back_part(draft, part, free=free) for part in known.parts]
     lead = looked[0][0]
     assert isinstance(lead, StableScale)
@@ -90,6 +92,59 @@ def _is_free(draft: Draft) -> bool:
     return spec is not None and not draft.obs.problems and spec.canary.capacity is None
 
 
+# --- what nobody waits for, and is owed all the same -----------------------------------------------
+
+
+def take_up_owed(draft: Draft) -> None:
+    """Companions that something makes pods of again are waited for again; ahead of all that could begin meanwhile.
+
+    What is owed goes by what is stored, and its number is stored once more before a workload is written.
+    """
+    owed, stable = draft.status.owed, draft.status.stable
+    if owed is None or draft.status.running is not None:
+        return
+    if stable is None or owed.identity != stable.identity:
+        draft.set(owed=None)  # replaced: what it has left is the loser's
+        return
+    there = [replace(one, identity=present(draft, owed.identity, one.identity)) for one in owed.companions]
+    mine = [one for one in there if not _is_of_others(draft, owed.identity, one.identity)]
+    back = {one.identity: replace(one, gone_since=None) for one in mine if not gone(draft, one.identity)}
+    missing = tuple(one for one in mine if one.identity not in back)
+    draft.set(owed=replace(owed, companions=missing) if missing else None)
+    if not back:
+        return
+    lent = draft.status.stable_scale or _whole_but(draft, owed)
+    beside = tuple(one for one in lent.companions if one.identity not in back)
+    draft.set(stable_scale=replace(lent, companions=(*beside, *back.values())))
+
+
+def _owe(draft: Draft, lent: StableScale, companions: list[CompanionScale]) -> None:
+    if draft.obs.deleting or not companions:
+        return
+    before = draft.status.owed
+    known = before.companions if before is not None else ()
+    draft.set(owed=replace(_whole_but(draft, lent), companions=(*known, *companions)))
+
+
+def _whole_but(draft: Draft, lent: StableScale) -> StableScale:
+    """Stable as it is now, which lacks nothing of its own, and for which no traffic waits."""
+    view = draft.obs.workloads.get(lent.identity, WorkloadView())
+    return StableScale(
+        identity=lent.identity,
+        full=view.replicas,
+        wanted=view.replicas,
+        most=lent.most,
+        returning=True,
+        immediate=True,
+    )
+
+
+def _is_of_others(draft: Draft, stable: Identity, companion: Identity) -> bool:
+    """Whether a pool that was made anew belongs to another version by now."""
+    others = (there for arm, there in draft.obs.companions.items() if arm != stable)
+    return any(companion == one.identity for there in others if isinstance(there, tuple) for one in there)
+
+
 # --- what is left as it is -------------------------------------------------------------------------
 
 
@@ -116,7 +171,8 @@ def _is_left(draft: Draft, part: CompanionScale) -> bool:
     """Whether a companion's workload is nobody's to scale any more, which is said: stable waits for none of it."""
     why = _not_ours(draft, part)
     if why:
-        _say_left(draft, part, why)
+        owed = not draft.obs.deleting and gone(draft, part.identity)
+        _say_left(draft, part, f"{why}; it gets them when that is over" if owed else why)
     return bool(why)
 
 

@@ -39,7 +39,7 @@ Object = Mapping[str, Any]
 _MOST_ROLES = 9
 """As many as a version may have companions, and its own pods."""
 _LABEL = 63
-"""Characters of a label's value: a role that is longer would be no pod's."""
+"""Characters of a label's value: a role that is longer is no pod's."""
 _DEFAULT_PORT = 8000
 """The model server's port where a pool cannot be read: vLLM's own."""
 _DEFAULT_PICKER_PORT = 9002
@@ -188,10 +188,12 @@ def read_roles(obj: Object) -> Roles | None:
     said = text_of(map_of(metadata_of(obj).get("annotations")).get(ROLES_ANNOTATION))
     label, equals, listed = said.partition("=")
     values = [value.strip() for value in listed.split(",")]
-    apart = len(set(values)) == len(values) and all(0 < len(value) <= _LABEL for value in values)
+    apart = len(set(values)) == len(values) and all(values) and len(values[0]) <= _LABEL
     if not (label.strip() and equals and apart and 2 <= len(values) <= _MOST_ROLES):
         return None
-    return Roles(label=label.strip(), serves=values[0], others=tuple(values[1:]))
+    # One that no pod can have is nobody's to scale; who gets requests is said all the same.
+    others = tuple(value for value in values[1:] if len(value) <= _LABEL)
+    return Roles(label=label.strip(), serves=values[0], others=others)
 
 
 def _selector(spec: Object, roles: Roles | None) -> tuple[tuple[str, str], ...]:

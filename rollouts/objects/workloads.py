@@ -51,6 +51,9 @@ AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "Horizont
 AUTOSCALERS = (AUTOSCALER.kind, "ScaledObject")
 """Kinds of what scales a workload, as files have them: KEDA makes an autoscaler of its ScaledObject in the cluster."""
 
+_PAUSED, _PAUSED_REPLICAS = "autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"
+"""On a ScaledObject: KEDA takes its autoscaler away, so that nobody scales the workload."""
+
 TEMPLATE_HASH = "pod-template-hash"
 """A Deployment's controller gives it to the pods of each of its ReplicaSets, whose names end in it."""
 
@@ -139,7 +142,12 @@ def makes_pods_of(labels: Object, pool: Pool) -> bool:
 
 
 def scaled_by(autoscaler: Object) -> tuple[str, str]:
-    """Kind and name of what an autoscaler scales; empty where it does not say."""
+    """Kind and name of what an autoscaler scales; empty where it does not say, and of one that KEDA has paused."""
+    annotations = map_of(metadata_of(autoscaler).get("annotations"))
+    if autoscaler.get("kind") == "ScaledObject" and (
+        annotations.get(_PAUSED) == "true" or _PAUSED_REPLICAS in annotations
+    ):
+        return "", ""
     target = ("spec", "scaleTargetRef")
     kind, name = text_at(autoscaler, *target, "kind"), text_at(autoscaler, *target, "name")
     if not kind and autoscaler.get("kind") == "ScaledObject":

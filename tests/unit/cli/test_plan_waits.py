@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from rollouts.api.status import write_status
 from rollouts.cli.main import main
-from rollouts.cli.plan_waits import Surroundings, ends_at
+from rollouts.cli.plan_waits import Surroundings, ends_at, surroundings
 from rollouts.controller.reporting import report_annotations
 from rollouts.controller.settings import Settings
 from rollouts.engine.turns import LimitScope
@@ -230,6 +230,47 @@ def test_live_knows_an_autoscaler_of_what_works_for_stable(tmp_path, server):
     assert (
         "HorizontalPodAutoscaler auto scales Deployment vllm-p1: take that away, or set maxSurge to 8" in said
     )
+
+
+def around(*objects: Any, live: bool = False) -> Surroundings:
+    return surroundings(rollout(), objects, (), "default", live=live)
+
+
+def of_status(phase: str, name: str = "demo", namespace: str = "default") -> dict[str, Any]:
+    meta = {"name": name, "namespace": namespace}
+    return {**rollout(), "metadata": meta, "status": {"phase": phase} if phase else {"observedGeneration": 0}}
+
+
+@pytest.mark.parametrize(
+    ("objects", "live", "phase"),
+    [
+        ([of_status("Healthy"), of_status("Paused")], True, "Paused"),
+        ([of_status("Healthy"), of_status("Paused")], False, "Healthy"),
+        ([of_status(""), of_status("Paused")], True, "Paused"),
+        ([of_status(""), of_status("Paused")], False, "Paused"),
+        ([of_status("Healthy")], True, "Healthy"),
+        ([of_status("")], True, None),
+    ],
+)
+def test_the_clusters_status_counts_where_it_is_asked_and_none_that_nobody_wrote(objects, live, phase):
+    assert around(*objects, live=live).stored["status"].get("phase") == phase
+
+
+def test_a_rollout_of_the_file_that_is_in_the_cluster_too_is_one():
+    file = of_status("", "b", "")
+    there = around(file, of_status("Progressing", "b"), of_status("Paused", "b", "x"), live=True).rollouts
+
+    assert [one["status"]["phase"] for one in there] == ["Progressing", "Paused"]
+
+
+def test_what_other_namespaces_of_a_file_have_says_nothing():
+    named = [
+        {"kind": "InferencePool", "metadata": {"name": "v1", "namespace": at}} for at in ("default", "x")
+    ]
+    free = {"kind": "InferencePool", "metadata": {"name": "v2"}}
+
+    assert around(*named, free).objects == (named[0], free)
+    assert surroundings({"kind": "Rollout"}, [*named, free], (), "", live=False).objects == (*named, free)
 
 
 def test_live_asks_for_the_strategy_and_the_templates_that_it_names(tmp_path, server):

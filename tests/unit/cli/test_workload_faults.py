@@ -292,6 +292,10 @@ def of_role(role: str) -> dict[str, Any]:
         ([with_roles(), of_role("decode"), of_role("prefill")], ""),
         ([with_roles(), of_role("decode")], "InferencePool v2/prefill: no workload has a Pod template"),
         (
+            [with_roles(f"role=decode,{'p' * 64}"), of_role("decode")],
+            "inferencerollouts.dev/roles has a role of more than 63 characters",
+        ),
+        (
             [with_roles("role=decode"), of_role("decode")],
             "inferencerollouts.dev/roles: role=decode names no roles",
         ),

@@ -283,6 +283,21 @@ def giving(made: Cluster, loads: KnownLoads) -> dict[Identity, WorkloadView]:
     return WorkloadViews(made.caches, loads, {}, drained).views(rolled, V2)
 
 
+def test_what_is_owed_is_looked_at_whatever_became_of_spec_and_label() -> None:
+    made = cluster(p1={}, p2={"of": "v2"})
+    given = CompanionScale(identity=P1, full=2, wanted=2, most=3)
+    rolled = parsed(owed=StableScale(identity=V1, full=2, wanted=2, most=3, companions=(given,)))
+    assert rolled.spec is not None
+    without = replace(rolled, spec=replace(rolled.spec, canary=replace(rolled.spec.canary, capacity=None)))
+    drained = PodDrains(made.client, made.caches, made.clock, KnownLoads())
+    views = WorkloadViews(made.caches, KnownLoads(), {}, drained)
+
+    for one in (rolled, without):
+        assert views.views(one, V2)[P1].what == "Deployment vllm-p1"
+    nothing = replace(without, status=replace(without.status, owed=None))
+    assert views.views(nothing, V2) == {}
+
+
 def test_a_companion_whose_picker_picks_elsewhere_cannot_be_drained() -> None:
     made, loads = cluster(p1={"of": "v1"}, p2={"of": "v2"}), KnownLoads()
     loads.unlisted_why = "it does not pick among its pods"
@@ -431,7 +446,9 @@ def test_a_pod_of_another_role_wakes_the_rollout_of_its_pool(first: str) -> None
         ("role=decode", None),
         ("role=decode,decode", None),
         ("role=decode,", None),
-        (f"role=decode,{'p' * 64}", None),
+        (f"role=decode,{'p' * 64}", Roles(label="role", serves="decode", others=())),
+        (f"role=decode,{'p' * 64},e", Roles(label="role", serves="decode", others=("e",))),
+        (f"role={'d' * 64},prefill", None),
         ("decode,prefill", None),
         ("=decode,prefill", None),
         ("", None),
@@ -439,6 +456,16 @@ def test_a_pod_of_another_role_wakes_the_rollout_of_its_pool(first: str) -> None
 )
 def test_roles_are_a_label_and_its_values(said: str, roles: Roles | None) -> None:
     assert read_roles({"metadata": {"annotations": {ROLES_ANNOTATION: said}}}) == roles
+
+
+def test_a_role_that_no_pod_can_have_sends_no_requests_to_those_of_others() -> None:
+    pool = {
+        "metadata": {"name": "v1", "annotations": {ROLES_ANNOTATION: f"role=decode,{'p' * 64}"}},
+        "spec": {"selector": {"matchLabels": {"app": "v1"}}},
+    }
+
+    assert not read_pool(pool).selects({"app": "v1", "role": "p" * 64})
+    assert read_pool(pool).selects({"app": "v1", "role": "decode"})
 
 
 def test_a_pool_that_selects_another_role_than_it_says_has_no_pods() -> None:

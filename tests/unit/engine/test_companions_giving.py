@@ -288,7 +288,8 @@ def test_a_companion_of_stable_whose_pool_is_gone_is_waited_for_some_minutes_and
     without(made, P1, 2)
     assert made.status.stable_scale is None
     said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
-    assert "prefill-v1 keeps what it has of 4 replicas: its pool is gone" in said
+    kept = "prefill-v1 keeps what it has of 4 replicas: its pool is gone; it gets them when that is over"
+    assert said == [kept]
 
 
 def test_a_pool_that_is_made_anew_gets_its_pods_back() -> None:
@@ -327,7 +328,10 @@ def test_a_companion_of_stable_whose_workload_is_gone_holds_up_nobody_for_longer
     made.advance(600)
     assert made.status.stable_scale is None
     said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
-    assert said == ["prefill-v1 keeps what it has of 4 replicas: no Deployment makes them"]
+    kept = (
+        "prefill-v1 keeps what it has of 4 replicas: no Deployment makes them; it gets them when that is over"
+    )
+    assert said == [kept]
     fleet.problem = None
     fleet.scale(4)
     walked(made, 2)
@@ -365,6 +369,186 @@ def test_what_makes_no_pods_of_a_companion_of_stable_any_more_is_said() -> None:
     made.fleets[P1].problem = None
     walked(made, 20)
     assert replicas(made, P1) == [4]
+
+
+def owed(why: str = "the controller may not scale anything", *, everything: bool = False) -> World:
+    """Aborted at half, and ten minutes later nothing is known to make the pods of stable's prefill."""
+    made = at_half()
+    for arm, fleet in made.fleets.items():
+        if arm == P1 or everything:
+            fleet.problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message=why)
+    made.say("abort")
+    walked(made, 20)
+    made.advance(660)
+    assert made.status.owed is not None
+    assert [one.identity for one in made.status.owed.companions] == [P1]
+    assert read_status(write_status(made.status))[0].owed == made.status.owed
+    said = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert (
+        said.count(f"prefill-v1 keeps what it has of 4 replicas: {why}; it gets them when that is over") == 1
+    )
+    return made
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_companion_that_nobody_waited_for_gets_its_pods_when_something_makes_them_again(
+    everything: bool,
+) -> None:
+    made = owed(everything=everything)
+    assert made.fleets[P1].replicas < 4
+    assert (made.status.stable_scale is None) is not everything
+    for fleet in made.fleets.values():
+        fleet.problem = None
+    walked(made, 40, 12, 8)  # what lost was left as it is, if nothing of it could be scaled
+
+    assert replicas(made, V1, P1) == [8, 4]
+    assert (made.status.stable_scale, made.status.owed) == (None, None)
+    made.say("retry")
+    promoted(made, 12, 8)
+    assert replicas(made, V2, P2) == [8, 4]
+
+
+def test_a_workload_that_is_made_anew_with_one_pod_gets_all_before_the_next_attempt_begins() -> None:
+    made = owed("no Deployment makes them")
+    to(made, "v3")
+    for arm, size in {V3: 1, P3: 1, P1: 1}.items():
+        made.fleets[arm].scale(size)
+        made.fleets[arm].settle()
+    made.settle()
+    assert made.status.started_at is None
+    made.fleets[P1].problem = None
+    made.step()
+
+    assert made.status.started_at is None
+    assert "v1 gets the pods back that it gave: 8 of 8 are Ready, 1 of 4 of prefill-v1" in made.status.message
+    for _ in range(40):
+        made.step()
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+    assert made.fleets[P1].replicas == 4
+    assert made.status.started_at is not None
+    assert made.status.current is not None
+    assert made.status.current.capacity is not None
+    assert [one.stable_at_start for one in made.status.current.capacity.companions] == [4]
+
+
+def test_the_number_that_is_owed_is_stored_before_it_is_written() -> None:
+    made = owed()
+    made.fleets[P1].problem = None
+    made.now += timedelta(seconds=1)
+    before = made.fleets[P1].replicas
+    made.step()
+
+    assert made.fleets[P1].replicas == before
+    assert made.status.stable_scale is not None
+    assert [(one.identity, one.full) for one in made.status.stable_scale.companions] == [(P1, 4)]
+    made.say("abort")
+    assert made.status.owed is None
+
+
+def test_several_companions_are_owed_and_come_one_by_one() -> None:
+    made, others = with_roles("a", "b"), [pool("a-v1"), pool("b-v1")]
+    for _ in range(60):
+        for _ in range(8):
+            made.step()
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+        if made.share_of(V2) * 2 >= 1:
+            break
+    nobody = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
+
+    def waits(seconds: int) -> None:
+        for _ in range(seconds // 12):
+            made.advance(12)
+            for arm, fleet in made.fleets.items():
+                if arm not in others:
+                    fleet.settle()
+
+    def owed_now() -> list[Identity]:
+        owed = made.status.owed
+        return [one.identity for one in owed.companions] if owed is not None else []
+
+    for arm in others:
+        made.fleets[arm].problem = nobody
+    made.say("abort")
+    waits(720)
+    assert owed_now() == others
+    made.fleets[others[0]].problem = None
+    made.step()
+    made.fleets[others[0]].problem = nobody
+    assert owed_now() == others[1:]
+    waits(720)
+    assert owed_now() == others[::-1]
+    for number, arm in enumerate(others):
+        made.fleets[arm].problem = None
+        for _ in range(10):
+            made.advance(6)
+            made.fleets[arm].settle()
+        assert made.fleets[arm].replicas == 4
+        assert owed_now() == others[number + 1 :]
+
+
+@pytest.mark.parametrize("why", ["of another version", "replaced"])
+def test_nothing_is_owed_to_what_is_stables_no_more(why: str) -> None:
+    made = owed("no Deployment makes them")
+    if why == "of another version":
+        made.companions = {V1: (), V2: (), V3: alone(P1)}
+        made.fleets[P1].problem = None
+        made.settle()
+        before = made.fleets[P1].replicas
+    else:
+        made.companions = {}
+        edit(made, None)
+        made.fleets[V2].scale(8)
+        made.fleets[V2].settle()
+        made.say("retry")
+        for _ in range(60):
+            made.advance(6)
+            if made.status.phase is Phase.PAUSED:
+                made.say("promote")
+        assert made.status.stable is not None
+        assert made.status.stable.identity == V2
+        before = made.fleets[P1].replicas
+        made.fleets[P1].problem = None
+        made.settle()
+    assert made.status.owed is None
+    assert made.fleets[P1].replicas == before
+
+
+def test_pods_that_are_owed_come_where_capacity_was_taken_out() -> None:
+    made = owed()
+    edit(made, None)
+    made.fleets[P1].problem = None
+    for _ in range(10):
+        made.advance(6)
+    assert made.fleets[P1].replicas == 4
+
+
+def test_a_pool_that_moves_to_another_group_is_owed_its_pods_there() -> None:
+    made = owed()
+    assert made.status.owed is not None
+    v1, p1 = (
+        replace(V1, group="inference.networking.k8s.io"),
+        replace(P1, group="inference.networking.k8s.io"),
+    )
+    twins = {arm: replace(arm, group=v1.group) for arm in (V1, V2, V3, P1, P2, P3)}
+    made.fleets = {twins[arm]: fleet for arm, fleet in made.fleets.items()}
+    made.pools = {twins[arm]: size for arm, size in made.pools.items()}
+    made.companions = {twins[arm]: alone(twins[one]) for arm, one in ((V1, P1), (V2, P2), (V3, P3))}
+    assert made.rules is not None
+    made.rules = [{twins[arm]: weight for arm, weight in rule.items()} for rule in made.rules]
+    made.settle()
+    assert made.status.owed is not None
+    assert made.status.owed.identity == v1
+    made.fleets[p1].problem = None
+    for _ in range(10):
+        made.advance(6)
+        made.fleets[p1].settle()
+    assert made.fleets[p1].replicas == 4
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -666,6 +850,116 @@ def test_a_plan_that_an_autoscaler_of_one_kind_stops_waits_before_anything_moves
     )
     assert [fleet.scales for fleet in made.fleets.values()] == [[]] * 6
     assert made.share_of(V2) == 0
+
+
+def promoted(made: World, decode: int = 17, prefill: int = 9) -> World:
+    for _ in range(60):
+        walked(made, 1, decode, prefill)
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+    assert made.status.reason == Reason.PROMOTED, made.status.message
+    return made
+
+
+@pytest.mark.parametrize("surge", [1, 4])
+@pytest.mark.parametrize(
+    ("scaled", "there"),
+    [((V2,), {V2: 8}), ((V2, P2), {V2: 8, P2: 4}), ((P1,), {V2: 8, P2: 4})],
+    ids=["decode", "both", "by hand"],
+)
+def test_a_canary_that_has_all_of_its_pods_needs_none_of_stables(
+    scaled: tuple[Identity, ...], there: dict[Identity, int], surge: int
+) -> None:
+    count = PodCount(number=surge)
+    made = world(replace(SPARE, max_surge=count, min_stable=count))
+    if P2 not in there:
+        made.companions = {}
+    to(made, "v1")
+    for arm, size in there.items():
+        made.fleets[arm].scale(size)
+        made.fleets[arm].settle()
+    for arm in scaled:
+        made.fleets[arm].managed_by = "HorizontalPodAutoscaler x"
+    made.settle()
+    to(made, "v2")
+
+    promoted(made, 17, 16)
+    assert made.fleets[V2].replicas == 8
+
+
+def test_a_canary_that_lacks_one_of_its_pods_is_told_what_it_lacks() -> None:
+    made = world(SPARE, scaled=[V2])
+    for arm, size in {V2: 7, P2: 4}.items():
+        made.fleets[arm].scale(size)
+    come(made)
+
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert "the plan takes pods from v1 while it serves" in made.status.message
+    made.fleets[V2].scale(8)
+    come(made)
+    promoted(made, 17, 16)
+
+
+def test_a_kind_that_is_complete_is_not_the_one_that_is_to_give_pods() -> None:
+    made = world(SPARE, scaled=[P2])
+    made.fleets[V2].scale(8)
+    come(made)
+
+    assert "the plan takes pods from prefill-v1 while it serves" in made.status.message
+
+
+def split_found(canary: int) -> World:
+    """A first install beside a split of 60/40, where an autoscaler scales the target."""
+    sizes = {V1: 4, V2: canary, V3: 0}
+    made = World(
+        spec=spec(*STEPS, target="v2", capacity=SPARE),
+        rules=[{V1: 60, V2: 40, V3: 0}],
+        pools=dict.fromkeys(sizes, 0),
+        fleets={arm: Fleet.of(arm.name, size) for arm, size in sizes.items()},
+    )
+    made.fleets[V2].managed_by = "HorizontalPodAutoscaler x"
+    made.settle()
+    return made
+
+
+@pytest.mark.parametrize("canary", [2, 4, 6])
+def test_a_split_that_is_taken_over_has_its_gates_whoever_scales(canary: int) -> None:
+    made = split_found(canary)
+
+    assert made.status.current is not None
+    assert made.status.current.adopted_split
+    assert (made.status.phase, made.status.reason) == (Phase.PAUSED, Reason.PAUSE_STEP)
+    made.say("promote")
+    for _ in range(20):
+        made.advance(6)
+    if canary >= 4:
+        assert made.status.reason == Reason.PROMOTED
+        return
+    assert made.status.reason == Reason.CAPACITY_MANAGED_ELSEWHERE
+    made.advance(1900)
+    made.settle()
+    assert made.status.reason == Reason.PROGRESS_DEADLINE_EXCEEDED
+
+
+def test_a_split_that_is_taken_over_had_traffic_before_its_first_step() -> None:
+    made = split_found(0)
+    assert made.status.started_at is None
+    made.say("abort")
+
+    assert "before any step: aborted by command" in made.status.message
+    assert made.share_of(V2) == 0
+
+
+def test_an_autoscaler_of_a_companion_without_pods_makes_no_room_for_anybody() -> None:
+    made = world(SPARE, prefill=0, scaled=[P1])
+    made.fleets[V1].drain = NotControllable("its picker is not ours")
+    made.settle()
+    made.fleets[V1].settle()
+    to(made, "v3")
+    made.settle()
+
+    assert made.status.reason == Reason.DRAIN_NOT_CONTROLLABLE
+    assert made.share_of(V1) == 1
 
 
 @pytest.mark.parametrize("way", ["taken away", "maxSurge"])

@@ -104,3 +104,15 @@ def test_no_more_ready_endpoints_are_asked_for_than_pods_that_the_old_version_ha
     assert made.fleets[V1].replicas == 2
     assert made.status.stable is not None
     assert made.status.stable.identity == V1
+
+
+def test_when_the_window_is_over_the_specs_headroom_counts_from_the_first_look_on() -> None:
+    made = swapped(replace(QUICK, headroom=2.0, max_surge=PodCount(number=8)), stable=4)
+    made.advance(7200)
+    made.fleets[V1].scale(4)
+    come(made, V1)
+    to(made, "v1")
+
+    assert made.status.started_at is None
+    assert made.status.reason == Reason.CAPACITY_INFEASIBLE
+    assert "the canary's 16 pods at 100%" in made.status.message
