@@ -57,7 +57,6 @@ struct Inner<S> {
     socket: S,
     /// What came behind as many streams as may wait to begin: it is looked at when some have.
     kept: Vec<u8>,
-    kept_at: usize,
     passed: Vec<u8>,
     passed_at: usize,
     ended: bool,
@@ -82,7 +81,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
         Self(Rc::new(RefCell::new(Inner {
             socket,
             kept: Vec::new(),
-            kept_at: 0,
             passed: Vec::new(),
             passed_at: 0,
             ended: false,
@@ -134,8 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         while self.output_at < self.output.len() {
             let Poll::Ready(count) = Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..])? else {
                 self.blocked = true;
-                self.output.drain(..self.output_at);
-                self.output_at = 0;
+                self.shrink();
                 return Poll::Pending;
             };
             if count == 0 {
@@ -150,12 +147,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    /// Have no more memory than what is in it: it may stay for as long as the client is slow.
+    fn shrink(&mut self) {
+        self.output.drain(..self.output_at);
+        self.output_at = 0;
+        self.passed.drain(..self.passed_at);
+        self.passed_at = 0;
+        self.output.shrink_to_fit();
+        self.passed.shrink_to_fit();
+    }
+
+    /// Take as much as there is room for. How much that is.
+    fn say(&mut self, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(WRITE_BUFFER - self.output.len())];
         self.flooded |= !self.counter.goes(bytes);
         if self.output.capacity() == 0 {
             self.output = SPARE.take();
         }
         self.output.extend_from_slice(bytes);
+        bytes.len()
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -170,12 +180,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if !self.kept.is_empty() {
+            self.take_kept(); // however slow the client is: else it stayed here for so long
+            return Poll::Ready(Ok(()));
+        }
         if self.blocked && self.output.len() - self.output_at >= UNSENT {
             ready!(self.poll_out(cx))?;
-        }
-        if !self.kept.is_empty() {
-            self.take_kept();
-            return Poll::Ready(Ok(()));
         }
         INPUT.with_borrow_mut(|input| {
             let mut buffer = ReadBuf::new(input);
@@ -190,22 +200,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         READ.set(READ.get().saturating_add(bytes.len()));
         self.heard |= !bytes.is_empty();
         self.ended = bytes.is_empty();
-        let rest = self.pass(bytes);
-        if !rest.is_empty() {
-            self.kept = SPARE.take();
-            self.kept.extend_from_slice(rest);
-        }
+        self.kept = self.pass(bytes).to_vec();
     }
 
     fn take_kept(&mut self) {
         let mut kept = std::mem::take(&mut self.kept);
-        self.kept_at = kept.len() - self.pass(&kept[self.kept_at..]).len();
-        if self.kept_at < kept.len() {
-            self.kept = kept;
-        } else {
-            self.kept_at = 0;
-            recycle(&mut kept);
-        }
+        let rest = self.pass(&kept).len();
+        kept.drain(..kept.len() - rest);
+        kept.shrink_to_fit(); // it is never more, together with what was passed on, than a read
+        self.kept = kept;
     }
 
     /// Pass on what came, up to as many streams as may wait to begin. The rest.
@@ -246,8 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        inner.say(buf);
-        Poll::Ready(Ok(buf.len()))
+        Poll::Ready(Ok(inner.say(buf)))
     }
 
     fn poll_write_vectored(
@@ -257,10 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        for slice in slices {
-            inner.say(slice);
-        }
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        Poll::Ready(Ok(slices.iter().map(|slice| inner.say(slice)).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -466,7 +465,12 @@ impl FrameCounter {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+    use crate::limits::{MAX_FRAME, PER_CONNECTION, QUEUED_SHARE};
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = (payload.len() as u32).to_be_bytes();
@@ -513,6 +517,62 @@ mod tests {
         }
         let rest = counter.came(&[0; 30]).unwrap();
         assert!(rest.is_empty() && counter.open.unbegun() == BEGUN, "what follows is the end of the last one");
+    }
+
+    impl<S> Inner<S> {
+        /// Bytes of memory in which something lies or may lie.
+        fn holds(&self) -> [usize; 3] {
+            [self.output.capacity(), self.kept.capacity() + self.passed.capacity(), self.rewriter.holds()]
+        }
+    }
+
+    /// Read up to `most` bytes. How many came; nothing when none do now.
+    fn read<S: AsyncRead + AsyncWrite + Unpin>(
+        io: &mut Buffered<S>,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Option<usize> {
+        let mut bytes = vec![0; most];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let ready = Pin::new(io).poll_read(cx, &mut buffer).is_ready();
+        ready.then(|| buffer.filled().len())
+    }
+
+    #[test]
+    fn a_connection_whose_client_is_slow_holds_what_is_counted_for_it_and_lets_go_of_what_it_read() {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(slow_client());
+    }
+
+    async fn slow_client() {
+        let (mut client, socket) = tokio::io::duplex(READ_BUFFER);
+        let open: Rc<OpenStreams> = Rc::default();
+        let mut io = Buffered::new(socket, Rc::clone(&open));
+        let mut cx = Context::from_waker(Waker::noop());
+        SPARE.set(Vec::with_capacity(2 * WRITE_BUFFER)); // of a connection that was busy
+        let streams = (READ_BUFFER - PREFACE) / (FRAME_HEADER + 30);
+        let calls = (0..streams as u32).flat_map(|at| frame(HEADERS, 4, 2 * at + 1, &[0; 30]));
+        let sent = [vec![b'P'; PREFACE], calls.collect()].concat();
+        client.write_all(&sent).await.unwrap();
+        let mut came = read(&mut io, &mut cx, 100).unwrap();
+        while Pin::new(&mut io).poll_write(&mut cx, &frame(DATA, 0, 1, &[0; 15_000])).is_ready() {}
+        assert!(io.poll_out(&mut cx).is_pending());
+        let all = |io: &Buffered<_>| io.0.borrow().holds();
+        let most = PER_CONNECTION - QUEUED_SHARE - MAX_FRAME as usize; // these are h2's
+        assert!(all(&io).iter().sum::<usize>() <= most, "{:?} are more than {most}", all(&io));
+        assert_eq!(io.0.borrow().output.len(), WRITE_BUFFER);
+
+        while came < sent.len() {
+            open.all_begun();
+            io.begin_turn();
+            came += read(&mut io, &mut cx, sent.len()).expect("it is passed on however slow the client is");
+            assert!(io.poll_out(&mut cx).is_pending());
+            let [_, input, _] = all(&io);
+            assert!(input <= sent.len() - came, "{input} bytes of memory for {}", sent.len() - came);
+        }
+        io.begin_turn();
+        open.all_begun();
+        client.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
+        assert_eq!(read(&mut io, &mut cx, 100), None, "nothing more is read of who takes nothing");
     }
 
     #[test]
