@@ -254,10 +254,6 @@ struct Driver<L, S> {
     /// h2 gives it once.
     ping: Option<PingPong>,
     draining: bool,
-    /// As many streams began as may in a turn, and the next turn comes at once.
-    full: bool,
-    /// Turns in a row whose answers wait for a write.
-    unwritten: u32,
     /// What is still to be said is said, and then it ends.
     stopping: bool,
     /// Over: what is left to say is said until then.
@@ -287,8 +283,6 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             widened: 0,
             ping,
             draining: false,
-            full: false,
-            unwritten: 0,
             stopping: false,
             farewell: None,
         }
@@ -311,7 +305,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             self.connection.abrupt_shutdown(h2::Reason::NO_ERROR); // streams that begin now have another picker
             end = self.streams(cx);
         }
-        let written = if self.defers() { Poll::Pending } else { self.io.poll_out(cx) };
+        let written = self.io.poll_out(cx);
         if let Some(Farewell { limit, end: reason }) = &mut self.farewell {
             let over = end.is_ready() && written.is_ready() || limit.as_mut().poll(cx).is_ready();
             return if over { Poll::Ready(reason.take().unwrap_or(Reason::Client.into())) } else { Poll::Pending };
@@ -339,13 +333,6 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         Poll::Pending
     }
 
-    /// Whether what is said waits for the next turn: a write for each few streams would cost more than they do.
-    fn defers(&mut self) -> bool {
-        let may = self.full && self.farewell.is_none() && self.unwritten < limits::UNWRITTEN;
-        self.unwritten = if may { self.unwritten + 1 } else { 0 };
-        may
-    }
-
     /// Let as much come as is held back, beside the usual.
     fn widen(&mut self) {
         let backlog = self.around.backlog.get();
@@ -357,8 +344,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
     }
 
     fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.full = false;
-        for _ in 0..limits::BEGUN {
+        for _ in 0..self.around.open.most() {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
                     self.around.open.begun();
@@ -387,7 +373,6 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
                 }
             }
         }
-        self.full = true;
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::authority::Rewriter;
 use crate::limits::{
-    BEGUN, CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, ROUND, TURN, UNSENT, WRITE_BUFFER,
+    BEGUN, BEGUN_AMID_RESETS, CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, RESET_REMEMBERED, ROUND,
+    TURN, UNSENT, WRITE_BUFFER,
 };
 
 thread_local! {
@@ -176,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         if self.flooded {
             return Poll::Pending; // until the driver ends it
         }
-        if self.turn >= TURN || self.counter.open.unbegun() >= BEGUN || !is_round_open() {
+        if self.turn >= TURN || self.counter.open.is_full() || !is_round_open() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -345,6 +346,8 @@ impl FrameReader {
 pub(crate) struct OpenStreams {
     open: RefCell<HashSet<u32>>,
     unbegun: Cell<usize>,
+    /// Streams that are to begin until the last reset of an open one is forgotten.
+    wary: Cell<usize>,
 }
 
 impl OpenStreams {
@@ -356,6 +359,16 @@ impl OpenStreams {
     /// One of those that came begins.
     pub(crate) fn begun(&self) {
         self.unbegun.set(self.unbegun.get().saturating_sub(1));
+        self.wary.set(self.wary.get().saturating_sub(1));
+    }
+
+    /// How many may have come and not begun, and begin in a turn.
+    pub(crate) fn most(&self) -> usize {
+        if self.wary.get() > 0 { BEGUN_AMID_RESETS } else { BEGUN }
+    }
+
+    fn is_full(&self) -> bool {
+        self.unbegun() >= self.most()
     }
 
     /// None is left to begin: h2 has refused the others.
@@ -414,12 +427,15 @@ impl FrameCounter {
                 HEADERS if frame.stream > self.newest => {
                     self.newest = frame.stream;
                     self.open.opened(frame.stream);
-                    if self.open.unbegun() >= BEGUN {
+                    if self.open.is_full() {
                         return Some(bytes);
                     }
                     true
                 }
-                RST_STREAM if self.open.ended(frame.stream) => true,
+                RST_STREAM if self.open.ended(frame.stream) => {
+                    self.open.wary.set(RESET_REMEMBERED);
+                    true
+                }
                 RST_STREAM => {
                     let due = self.ended > 0;
                     self.ended -= usize::from(due);
@@ -517,6 +533,30 @@ mod tests {
         }
         let rest = counter.came(&[0; 30]).unwrap();
         assert!(rest.is_empty() && counter.open.unbegun() == BEGUN, "what follows is the end of the last one");
+    }
+
+    #[test]
+    fn fewer_streams_may_wait_where_an_open_one_was_reset_until_many_more_began() {
+        let mut counter = FrameCounter::new(Rc::default());
+        assert!(counter.saw(&[b'P'; PREFACE]));
+        let open = |first: u32| -> Vec<u8> {
+            (first..first + 1_500).flat_map(|at| frame(HEADERS, 4, 2 * at + 1, &[0; 30])).collect()
+        };
+        let reset = |at: u32| frame(RST_STREAM, 0, 2 * at + 1, &[0; 4]);
+        counter.came(&open(0)).unwrap();
+        assert_eq!(counter.open.unbegun(), BEGUN);
+        counter.open.all_begun();
+        assert!(counter.goes(&frame(HEADERS, END_STREAM, 1, &[])));
+        counter.came(&[&[0; 30][..], &reset(0), &open(2_000)].concat()).unwrap();
+        assert_eq!(counter.open.unbegun(), BEGUN, "we ended that one first, as a gateway hears");
+        counter.open.all_begun();
+        counter.came(&[&[0; 30][..], &reset(1), &open(4_000)].concat()).unwrap();
+        assert_eq!(counter.open.unbegun(), BEGUN_AMID_RESETS, "though it had begun");
+        for _ in 0..RESET_REMEMBERED {
+            assert_eq!(counter.open.most(), BEGUN_AMID_RESETS);
+            counter.open.begun();
+        }
+        assert_eq!(counter.open.most(), BEGUN);
     }
 
     impl<S> Inner<S> {

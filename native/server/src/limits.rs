@@ -116,13 +116,17 @@ pub const LEAVE: Duration = Duration::from_millis(100);
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 64 << 10;
 
-/// Streams begun for one connection before the others of its thread have their turn. HTTP/2 sees nothing more of it while
-/// so many have come and not begun, whether the client has reset them or not: that is all that opening and resetting
-/// streams can take, in time and in memory. An answer takes several turns, so that others wait for a few times so many.
-pub const BEGUN: usize = 16;
+/// Streams begun for one connection before the others of its thread have their turn: a read has no more with bodies of 1 KB.
+/// HTTP/2 sees nothing more of it while so many have come and not begun, whether the client has reset them or not: that is
+/// all that opening and resetting streams can take, in time and in memory.
+pub const BEGUN: usize = 64;
 
-/// Turns in a row in which `BEGUN` streams began, whose answers wait to leave in one write.
-pub const UNWRITTEN: u32 = 3;
+/// The same of a connection on which the client reset an open stream: hundreds of such fit in a read, and an answer to others
+/// takes several turns. Each turn costs, so that who resets none is not made to take so many.
+pub const BEGUN_AMID_RESETS: usize = 16;
+
+/// Streams that begin after such a reset until it is forgotten: who resets most of them has always one that is not.
+pub const RESET_REMEMBERED: usize = 64;
 
 /// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
 pub const SEND_BUFFER: usize = 64 << 10;
