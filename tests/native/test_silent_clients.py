@@ -26,7 +26,7 @@ from benchmarks.picker.serving import Running, memory, running
 from tests.kit.polling import eventually
 
 LIMIT = 512 << 20
-PLACES = 384
+PLACES = 256
 """For connections, of a picker with this limit."""
 
 CROWD = 2_000

@@ -29,6 +29,12 @@ impl Rewriter {
         Self { skip, header: [0; FRAME_HEADER], header_len: 0, held: Vec::new(), wanted: 0 }
     }
 
+    /// Bytes of memory in which a frame may lie.
+    #[cfg(test)]
+    pub(crate) fn holds(&self) -> usize {
+        self.held.capacity()
+    }
+
     /// Append to `out` what may pass.
     pub(crate) fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         loop {

@@ -344,7 +344,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
     }
 
     fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        for _ in 0..limits::BEGUN {
+        for _ in 0..self.around.open.most() {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((call, mut respond)))) => {
                     self.around.open.begun();

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::authority::Rewriter;
 use crate::limits::{
-    BEGUN, CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, ROUND, TURN, UNSENT, WRITE_BUFFER,
+    BEGUN, BEGUN_AMID_RESETS, CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, RESET_REMEMBERED, ROUND,
+    TURN, UNSENT, WRITE_BUFFER,
 };
 
 thread_local! {
@@ -57,7 +58,6 @@ struct Inner<S> {
     socket: S,
     /// What came behind as many streams as may wait to begin: it is looked at when some have.
     kept: Vec<u8>,
-    kept_at: usize,
     passed: Vec<u8>,
     passed_at: usize,
     ended: bool,
@@ -82,7 +82,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
         Self(Rc::new(RefCell::new(Inner {
             socket,
             kept: Vec::new(),
-            kept_at: 0,
             passed: Vec::new(),
             passed_at: 0,
             ended: false,
@@ -134,8 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         while self.output_at < self.output.len() {
             let Poll::Ready(count) = Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..])? else {
                 self.blocked = true;
-                self.output.drain(..self.output_at);
-                self.output_at = 0;
+                self.shrink();
                 return Poll::Pending;
             };
             if count == 0 {
@@ -150,12 +148,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    /// Have no more memory than what is in it: it may stay for as long as the client is slow.
+    fn shrink(&mut self) {
+        self.output.drain(..self.output_at);
+        self.output_at = 0;
+        self.passed.drain(..self.passed_at);
+        self.passed_at = 0;
+        self.output.shrink_to_fit();
+        self.passed.shrink_to_fit();
+    }
+
+    /// Take as much as there is room for. How much that is.
+    fn say(&mut self, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(WRITE_BUFFER - self.output.len())];
         self.flooded |= !self.counter.goes(bytes);
         if self.output.capacity() == 0 {
             self.output = SPARE.take();
         }
         self.output.extend_from_slice(bytes);
+        bytes.len()
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -166,16 +177,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         if self.flooded {
             return Poll::Pending; // until the driver ends it
         }
-        if self.turn >= TURN || self.counter.open.unbegun() >= BEGUN || !is_round_open() {
+        if self.turn >= TURN || self.counter.open.is_full() || !is_round_open() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if !self.kept.is_empty() {
+            self.take_kept(); // however slow the client is: else it stayed here for so long
+            return Poll::Ready(Ok(()));
+        }
         if self.blocked && self.output.len() - self.output_at >= UNSENT {
             ready!(self.poll_out(cx))?;
-        }
-        if !self.kept.is_empty() {
-            self.take_kept();
-            return Poll::Ready(Ok(()));
         }
         INPUT.with_borrow_mut(|input| {
             let mut buffer = ReadBuf::new(input);
@@ -190,22 +201,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         READ.set(READ.get().saturating_add(bytes.len()));
         self.heard |= !bytes.is_empty();
         self.ended = bytes.is_empty();
-        let rest = self.pass(bytes);
-        if !rest.is_empty() {
-            self.kept = SPARE.take();
-            self.kept.extend_from_slice(rest);
-        }
+        self.kept = self.pass(bytes).to_vec();
     }
 
     fn take_kept(&mut self) {
         let mut kept = std::mem::take(&mut self.kept);
-        self.kept_at = kept.len() - self.pass(&kept[self.kept_at..]).len();
-        if self.kept_at < kept.len() {
-            self.kept = kept;
-        } else {
-            self.kept_at = 0;
-            recycle(&mut kept);
-        }
+        let rest = self.pass(&kept).len();
+        kept.drain(..kept.len() - rest);
+        kept.shrink_to_fit(); // it is never more, together with what was passed on, than a read
+        self.kept = kept;
     }
 
     /// Pass on what came, up to as many streams as may wait to begin. The rest.
@@ -246,8 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        inner.say(buf);
-        Poll::Ready(Ok(buf.len()))
+        Poll::Ready(Ok(inner.say(buf)))
     }
 
     fn poll_write_vectored(
@@ -257,10 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        for slice in slices {
-            inner.say(slice);
-        }
-        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        Poll::Ready(Ok(slices.iter().map(|slice| inner.say(slice)).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -346,6 +346,8 @@ impl FrameReader {
 pub(crate) struct OpenStreams {
     open: RefCell<HashSet<u32>>,
     unbegun: Cell<usize>,
+    /// Streams that are to begin until the last reset of an open one is forgotten.
+    wary: Cell<usize>,
 }
 
 impl OpenStreams {
@@ -357,6 +359,16 @@ impl OpenStreams {
     /// One of those that came begins.
     pub(crate) fn begun(&self) {
         self.unbegun.set(self.unbegun.get().saturating_sub(1));
+        self.wary.set(self.wary.get().saturating_sub(1));
+    }
+
+    /// How many may have come and not begun, and begin in a turn.
+    pub(crate) fn most(&self) -> usize {
+        if self.wary.get() > 0 { BEGUN_AMID_RESETS } else { BEGUN }
+    }
+
+    fn is_full(&self) -> bool {
+        self.unbegun() >= self.most()
     }
 
     /// None is left to begin: h2 has refused the others.
@@ -415,12 +427,15 @@ impl FrameCounter {
                 HEADERS if frame.stream > self.newest => {
                     self.newest = frame.stream;
                     self.open.opened(frame.stream);
-                    if self.open.unbegun() >= BEGUN {
+                    if self.open.is_full() {
                         return Some(bytes);
                     }
                     true
                 }
-                RST_STREAM if self.open.ended(frame.stream) => true,
+                RST_STREAM if self.open.ended(frame.stream) => {
+                    self.open.wary.set(RESET_REMEMBERED);
+                    true
+                }
                 RST_STREAM => {
                     let due = self.ended > 0;
                     self.ended -= usize::from(due);
@@ -466,7 +481,12 @@ impl FrameCounter {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+    use crate::limits::{MAX_FRAME, PER_CONNECTION, QUEUED_SHARE};
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = (payload.len() as u32).to_be_bytes();
@@ -513,6 +533,86 @@ mod tests {
         }
         let rest = counter.came(&[0; 30]).unwrap();
         assert!(rest.is_empty() && counter.open.unbegun() == BEGUN, "what follows is the end of the last one");
+    }
+
+    #[test]
+    fn fewer_streams_may_wait_where_an_open_one_was_reset_until_many_more_began() {
+        let mut counter = FrameCounter::new(Rc::default());
+        assert!(counter.saw(&[b'P'; PREFACE]));
+        let open = |first: u32| -> Vec<u8> {
+            (first..first + 1_500).flat_map(|at| frame(HEADERS, 4, 2 * at + 1, &[0; 30])).collect()
+        };
+        let reset = |at: u32| frame(RST_STREAM, 0, 2 * at + 1, &[0; 4]);
+        counter.came(&open(0)).unwrap();
+        assert_eq!(counter.open.unbegun(), BEGUN);
+        counter.open.all_begun();
+        assert!(counter.goes(&frame(HEADERS, END_STREAM, 1, &[])));
+        counter.came(&[&[0; 30][..], &reset(0), &open(2_000)].concat()).unwrap();
+        assert_eq!(counter.open.unbegun(), BEGUN, "we ended that one first, as a gateway hears");
+        counter.open.all_begun();
+        counter.came(&[&[0; 30][..], &reset(1), &open(4_000)].concat()).unwrap();
+        assert_eq!(counter.open.unbegun(), BEGUN_AMID_RESETS, "though it had begun");
+        for _ in 0..RESET_REMEMBERED {
+            assert_eq!(counter.open.most(), BEGUN_AMID_RESETS);
+            counter.open.begun();
+        }
+        assert_eq!(counter.open.most(), BEGUN);
+    }
+
+    impl<S> Inner<S> {
+        /// Bytes of memory in which something lies or may lie.
+        fn holds(&self) -> [usize; 3] {
+            [self.output.capacity(), self.kept.capacity() + self.passed.capacity(), self.rewriter.holds()]
+        }
+    }
+
+    /// Read up to `most` bytes. How many came; nothing when none do now.
+    fn read<S: AsyncRead + AsyncWrite + Unpin>(
+        io: &mut Buffered<S>,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Option<usize> {
+        let mut bytes = vec![0; most];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let ready = Pin::new(io).poll_read(cx, &mut buffer).is_ready();
+        ready.then(|| buffer.filled().len())
+    }
+
+    #[test]
+    fn a_connection_whose_client_is_slow_holds_what_is_counted_for_it_and_lets_go_of_what_it_read() {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(slow_client());
+    }
+
+    async fn slow_client() {
+        let (mut client, socket) = tokio::io::duplex(READ_BUFFER);
+        let open: Rc<OpenStreams> = Rc::default();
+        let mut io = Buffered::new(socket, Rc::clone(&open));
+        let mut cx = Context::from_waker(Waker::noop());
+        SPARE.set(Vec::with_capacity(2 * WRITE_BUFFER)); // of a connection that was busy
+        let streams = (READ_BUFFER - PREFACE) / (FRAME_HEADER + 30);
+        let calls = (0..streams as u32).flat_map(|at| frame(HEADERS, 4, 2 * at + 1, &[0; 30]));
+        let sent = [vec![b'P'; PREFACE], calls.collect()].concat();
+        client.write_all(&sent).await.unwrap();
+        let mut came = read(&mut io, &mut cx, 100).unwrap();
+        while Pin::new(&mut io).poll_write(&mut cx, &frame(DATA, 0, 1, &[0; 15_000])).is_ready() {}
+        assert!(io.poll_out(&mut cx).is_pending());
+        let all = |io: &Buffered<_>| io.0.borrow().holds();
+        let most = PER_CONNECTION - QUEUED_SHARE - MAX_FRAME as usize; // these are h2's
+        assert!(all(&io).iter().sum::<usize>() <= most, "{:?} are more than {most}", all(&io));
+        assert_eq!(io.0.borrow().output.len(), WRITE_BUFFER);
+
+        while came < sent.len() {
+            open.all_begun();
+            io.begin_turn();
+            came += read(&mut io, &mut cx, sent.len()).expect("it is passed on however slow the client is");
+            assert!(io.poll_out(&mut cx).is_pending());
+            let [_, input, _] = all(&io);
+            assert!(input <= sent.len() - came, "{input} bytes of memory for {}", sent.len() - came);
+        }
+        io.begin_turn();
+        open.all_begun();
+        client.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
+        assert_eq!(read(&mut io, &mut cx, 100), None, "nothing more is read of who takes nothing");
     }
 
     #[test]

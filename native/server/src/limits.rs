@@ -21,9 +21,9 @@ pub const MAX_STREAMS: u32 = 10_000;
 /// Connections at once, where there is memory for them. A gateway has one for each of its threads.
 pub const MAX_CONNECTIONS: usize = 4_096;
 
-/// Bytes that a connection takes at most, beside what is counted by itself: part of a frame, what waits for its socket,
-/// its share of what waits in HTTP/2.
-pub const PER_CONNECTION: usize = 128 << 10;
+/// Bytes that a connection takes at most, beside what is counted by itself: what waits for its socket, what was read at once
+/// and HTTP/2 has not taken, its share of what waits there, part of a frame here and there.
+pub const PER_CONNECTION: usize = WRITE_BUFFER + READ_BUFFER + QUEUED_SHARE + 2 * MAX_FRAME as usize;
 
 /// Bytes that a stream takes by itself.
 pub const PER_STREAM: usize = 8 << 10;
@@ -116,10 +116,17 @@ pub const LEAVE: Duration = Duration::from_millis(100);
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 64 << 10;
 
-/// Streams begun for one connection before the others of its thread have their turn. HTTP/2 sees nothing more of it while
-/// so many have come and not begun, whether the client has reset them or not: that is all that opening and resetting
-/// streams can take, in time and in memory. An answer takes several turns, so that others wait for a few times so many.
-pub const BEGUN: usize = 16;
+/// Streams begun for one connection before the others of its thread have their turn: a read has no more with bodies of 1 KB.
+/// HTTP/2 sees nothing more of it while so many have come and not begun, whether the client has reset them or not: that is
+/// all that opening and resetting streams can take, in time and in memory.
+pub const BEGUN: usize = 64;
+
+/// The same of a connection on which the client reset an open stream: hundreds of such fit in a read, and an answer to others
+/// takes several turns. Each turn costs, so that who resets none is not made to take so many.
+pub const BEGUN_AMID_RESETS: usize = 16;
+
+/// Streams that begin after such a reset until it is forgotten: who resets most of them has always one that is not.
+pub const RESET_REMEMBERED: usize = 64;
 
 /// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
 pub const SEND_BUFFER: usize = 64 << 10;

@@ -18,8 +18,8 @@ use crate::connection::{self, Around, Ended};
 use crate::io::Buffered;
 use crate::kit::{self, Echo, Raw, Stream};
 use crate::limits::{
-    BEGUN, CHEAP_FRAMES, CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, LEAVE, PER_STREAM, QUEUED_SHARE, SEND_BUFFER,
-    WRITE_BUFFER,
+    BEGUN_AMID_RESETS, CHEAP_FRAMES, CONNECTION_WINDOW, FIRST_BYTE, HANDSHAKE, LEAVE, PER_STREAM, QUEUED_SHARE,
+    SEND_BUFFER, WRITE_BUFFER,
 };
 use crate::listen::{Phase, Serves, Shared};
 use crate::places::{Progress, Reason, Stage};
@@ -201,12 +201,27 @@ fn requests_that_are_abandoned_before_they_began_end_no_connection() {
         for _ in 0..20 {
             Stream::answered(&mut other).await;
             let before = std::mem::replace(&mut closed, world.logic.closed.load(Ordering::Relaxed));
-            assert!(closed - before <= 8 * BEGUN, "the other one waited for {} of 50,000", closed - before);
-            assert!(around.open.unbegun() <= BEGUN, "{}", around.open.unbegun());
+            assert!(closed - before <= 8 * BEGUN_AMID_RESETS, "the other one waited for {} of 50,000", closed - before);
+            assert!(around.open.unbegun() <= BEGUN_AMID_RESETS, "{}", around.open.unbegun());
         }
         assert!(envoy.ended(100_001).await);
         assert!(!task.is_finished());
         assert_eq!(world.shared.waiting.used(), 0, "nothing of them is left");
+    });
+}
+
+#[test]
+fn an_answer_does_not_wait_for_the_end_of_a_flood_on_its_own_connection() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, 8 << 20);
+        let mut envoy = Raw::hello(socket, 65_535).await;
+        let flood: Vec<u8> =
+            (1..50_000).flat_map(|at| [kit::open(2 * at + 1), kit::reset(2 * at + 1)].concat()).collect();
+        envoy.send(&[kit::open(1), kit::say(1, b"close"), flood].concat()).await.unwrap();
+        assert!(envoy.ended(1).await);
+        let begun = world.logic.closed.load(Ordering::Relaxed);
+        assert!(begun <= 8 * BEGUN_AMID_RESETS, "it waited for {begun} of 50,000");
     });
 }
 

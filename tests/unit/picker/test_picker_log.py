@@ -240,6 +240,6 @@ async def test_the_page_has_the_families_of_the_server(serve: Any, data_path: st
         'inference_picker_connections{port="grpc"} 1.0',
         'inference_picker_connections{port="health"} 0.0',
     ]
-    assert 'inference_picker_connections_limit{port="grpc"} 384.0' in page
+    assert 'inference_picker_connections_limit{port="grpc"} 256.0' in page
     assert 'inference_picker_connections_limit{port="health"} 256.0' in page
     assert 'inference_picker_connections_closed_total{port="grpc",reason="full"} 0.0' in page
