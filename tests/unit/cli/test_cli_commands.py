@@ -256,7 +256,18 @@ def test_a_verb_acts_in_the_namespace_of_the_merged_context_and_says_so(server, 
 # --- names, and where the output goes ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rollout/demo", "iro/demo", "rollouts.inferencerollouts.dev/demo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rollout/demo",
+        "rollouts/demo",
+        "iro/demo",
+        "rollout.inferencerollouts.dev/demo",  # what `kubectl get iro -o name` prints
+        "rollouts.inferencerollouts.dev/demo",
+        "rollout.v1alpha1.inferencerollouts.dev/demo",
+        "rollouts.v1alpha1.inferencerollouts.dev/demo",
+    ],
+)
 def test_a_name_may_have_its_kind_before_it(server, name):
     server.store(paused())
     result = server.call("status", name)
