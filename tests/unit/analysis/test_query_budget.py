@@ -119,7 +119,9 @@ def test_all_servers_share_the_budget_and_pods_and_pickers_cost_nothing(timeline
 
 def test_the_default_has_room_for_what_its_description_reckons(timeline: Timeline) -> None:
     """Twenty Rollouts of sixteen metrics every 30 s, of four requests each; and 1,200 measurements of them."""
-    assert spent(budget_of(timeline, per_minute=QUERIES_PER_MINUTE), "a", 10_000) >= max(20 * 16 * 2, 1200) * 4
+    assert (
+        spent(budget_of(timeline, per_minute=QUERIES_PER_MINUTE), "a", 10_000) >= max(20 * 16 * 2, 1200) * 4
+    )
 
 
 def test_nought_is_no_limit(timeline: Timeline) -> None:
