@@ -23,8 +23,21 @@ _MAX_YAML = 1024 * 1024
 
 _STDIN = Path("-")
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+class _File(click.Path):
+    """A file that is there, or ``-`` as it was typed: `./-` is a file, which no Path keeps apart from it."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(exists=True, dir_okay=False, allow_dash=allow_dash, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The Path; raises BadParameter as click does."""
+        path = super().convert(value, param, ctx)
+        return path.absolute() if path == _STDIN and not (self.allow_dash and value == "-") else path
+
+
+FILE = _File()
+FILE_OR_STDIN = _File(allow_dash=True)
 
 
 class BadInput(click.ClickException):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
-import io
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from rollouts.cli.outputs import UNWRITABLE, guarded_outputs
 from rollouts.kube.errors import NotConfigured
 from rollouts.terminal import printable_lines
 
@@ -96,14 +96,14 @@ _ELSEWHERE: Mapping[str, str] = {
 """What kubectl, Argo Rollouts' plugin and others call something of ours."""
 
 
-_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""A full disk, a quota, a limit of sizes. A pipe that somebody closed ends a command silently (click)."""
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""A full disk, a quota, a limit of sizes, a broken disk."""
 
 
-class _Unwritable(click.ClickException):
-    """Whoever waits for a verdict must not take this for one: exit status 74, EX_IOERR of sysexits.h."""
+class _DiskError(click.ClickException):
+    """Whoever waits for a verdict must not take this for one: the exit status of an output that cannot be written."""
 
-    exit_code = 74
+    exit_code = UNWRITABLE
 
 
 class _NoServer(click.ClickException):
@@ -114,6 +114,11 @@ class _NoServer(click.ClickException):
 
 class _Lazy(click.Group):
     """Imports a command's module when it is called: ``rollouts get`` must not load gRPC, nor ``--help`` anything."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As click, where outputs can be written."""
+        with guarded_outputs():
+            return super().main(*args, **options)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -168,9 +173,10 @@ class _Lazy(click.Group):
         ) as error:  # of what runs for good; other commands have words of their own around it
             raise _NoServer(printable_lines(str(error))) from None
         except OSError as error:
-            if error.errno not in _UNWRITABLE:
+            if error.errno not in _DISK:
                 raise
-            raise _Unwritable(f"the output cannot be written: {error.strerror}") from None
+            file = "a file cannot be read or written" if error.filename is None else error.filename
+            raise _DiskError(printable_lines(f"{file}: {error.strerror}")) from None
         except click.ClickException as error:
             same = type("Told", (click.ClickException,), {"exit_code": error.exit_code})
             raise same(printable_lines(error.message)) from error
@@ -180,6 +186,3 @@ class _Lazy(click.Group):
 @click.version_option(package_name="inference-rollouts")
 def main() -> None:
     """Progressive delivery of LLM base models and LoRA adapters on Kubernetes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without our signs has a ? instead

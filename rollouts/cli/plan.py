@@ -71,6 +71,9 @@ def plan_command(
     wait for besides (RolloutFreezes, Rollouts that go first, a controller); with --live the cluster is asked for all of
     these. Of several Rollouts each is planned alone, with the same rate and pods; --name chooses one.
 
+    A Rollout that nothing judges is no error; one that cannot be planned (no --rate, say) is exit status 2, and an
+    `error` in JSON, alone or beside others. JSON has no `end` where a person or a Job is waited for.
+
     FINDS: the time in which a canary that is so much worse is aborted; FLOOR: the smallest regression that these pods
     can ever tell from their own differences.
     """
@@ -86,13 +89,10 @@ def plan_command(
         if not tell(chosen, plan):
             raise click.exceptions.Exit(BadInput.exit_code)
         return
-    found = plan(chosen[0])
-    if found.is_empty:
-        raise BadInput(f"{file}: the Rollout has no gates to plan: nothing judges the canary")
     if output == "json":
-        document(json.dumps(found.to_json(), allow_nan=False))
+        _write(chosen[0], plan)
     else:
-        _show(found)
+        _show(plan(chosen[0]))
 
 
 def _rollouts_in(file: Path, documents: Sequence[dict[str, Any]], name: str | None) -> list[dict[str, Any]]:
@@ -127,6 +127,16 @@ def _show_several(rollouts: Sequence[Object], plan: Callable[[Object], AttemptPl
             say(f"Not planned: {error.message}")
             fine = False
     return fine
+
+
+def _write(rollout: Object, plan: Callable[[Object], AttemptPlan]) -> None:
+    """One alone as JSON: its plan, or why there is none, which ends the command as elsewhere."""
+    try:
+        told = plan(rollout).to_json()
+    except BadInput as error:
+        document(json.dumps({"error": error.message}))
+        raise click.exceptions.Exit(error.exit_code) from None
+    document(json.dumps(told, allow_nan=False))
 
 
 def _write_several(rollouts: Sequence[Object], plan: Callable[[Object], AttemptPlan]) -> bool:

@@ -77,7 +77,6 @@ class AttemptPlan:
     file: Path
     spec: RolloutSpec
     around: Surroundings
-    judged: bool
     traffic: Forecast | None
     gates: tuple[GatePlan, ...]
     rows: tuple[PlanRow, ...]
@@ -88,27 +87,22 @@ class AttemptPlan:
     end: datetime | None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to plan: no gates, and nothing else that it would wait for."""
-        canary, around = self.spec.canary, self.around
-        beside = canary.windows or canary.capacity or self.spec.depends_on or around.freezes or around.live
-        return not self.judged and not beside
-
-    @property
     def total(self) -> Total:
         """Of all steps."""
         return total_of(self.spec, self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts; minutes that never end are null."""
+        """For scripts; minutes that never end are null, and so is the end where somebody else decides on it."""
+        total = self.total
+        decided = not (total.people or total.jobs or total.asked)
         return {
             "gates": [gate.to_json() for gate in self.gates],
             "thresholds": [row.to_json() for row in self.rows if row.finds is None],
             "silent": list(self.silent),
-            "minutes": finite(self.total.minutes),
+            "minutes": finite(total.minutes),
             "waits": list(self.waits),
             "start": format_time(self.start),
-            "end": None if self.end is None else format_time(self.end),
+            "end": format_time(self.end) if self.end is not None and decided else None,
         }
 
     def before_table(self) -> list[str]:
@@ -159,7 +153,6 @@ def plan_attempt(
         file=file,
         spec=parsed.spec,
         around=around,
-        judged=bool(gates),
         traffic=coupled,
         gates=plans,
         rows=tuple(rows),

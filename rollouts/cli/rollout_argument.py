@@ -12,7 +12,15 @@ from rollouts.objects.kinds import ROLLOUT
 
 __all__ = ["rollout_argument"]
 
-_KINDS = frozenset({"iro", "rollout", ROLLOUT.plural, f"{ROLLOUT.plural}.{ROLLOUT.group}"})
+_WORDS = (ROLLOUT.kind.lower(), ROLLOUT.plural)
+_KINDS = frozenset(
+    {"iro"}.union(
+        f"{word}{where}"
+        for word in _WORDS
+        for where in ("", f".{ROLLOUT.group}", f".{ROLLOUT.version}.{ROLLOUT.group}")
+    )
+)
+"""What kubectl takes before a name, and what it prints there: ``-o name`` has the kind and its group."""
 
 
 def rollout_argument(*, required: bool = True) -> Callable[[Any], Any]:

@@ -152,6 +152,7 @@ Exit status:
   4    not over within --timeout
   5    it waits for a person, with --on-pause fail
   6    overtaken: another target, revision or commit is asked for meanwhile
+  74   what it says cannot be written; 141: nobody reads it any more (a closed pipe)
   130  interrupted; the rollout goes on
 """
 

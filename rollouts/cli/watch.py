@@ -37,8 +37,8 @@ __all__ = ["show", "watch"]
 class _Screen(Protocol):
     """Where the newest state goes."""
 
-    def update(self, renderable: RenderableType, /) -> None:
-        """Show it in place of the one before, or after it."""
+    def update(self, renderable: Group, /) -> None:
+        """Show it in place of the one before, or after it what is new in it."""
 
 
 class _Pipe:
@@ -46,10 +46,14 @@ class _Pipe:
 
     def __init__(self) -> None:
         self._console = console()
+        self._last: list[RenderableType] = []
 
-    def update(self, renderable: RenderableType, /) -> None:
-        """Print it, with what was printed before it out of the way."""
-        self._console.print(renderable)
+    def update(self, renderable: Group, /) -> None:
+        """Print the parts of it that were not in the one before."""
+        for part in renderable.renderables:
+            if not any(part is old for old in self._last):
+                self._console.print(part)
+        self._last = renderable.renderables
         sys.stdout.flush()
 
 
@@ -62,7 +66,9 @@ class _View:
         self._name = name
         self._rollout: dict[str, Any] | None = None
         self._runs: list[dict[str, Any]] = []
-        self._away: dict[str, str] = {}
+        self._away: set[str] = set()
+        self._page: RenderableType | None = None
+        self._warning: RenderableType | None = None
 
     async def rollout(self, client: KubeClient) -> None:
         """Show the Rollout until it is gone."""
@@ -71,8 +77,7 @@ class _View:
             async for obj in states:
                 if obj is None:
                     raise Missing(f"there is no Rollout {self._name} in namespace {self._where}")
-                self._rollout = obj
-                self._show()
+                self._look(obj, self._runs)
 
     async def runs(self, client: KubeClient) -> None:
         """Show its runs, for ever."""
@@ -84,29 +89,33 @@ class _View:
         away, back = self._outage(kinds.ANALYSIS_RUN.plural)
         async with aclosing(follow_all(client, what, away=away, back=back)) as states:
             async for found in states:
-                self._runs = list(found.values())
-                self._show()
+                self._look(self._rollout, list(found.values()))
 
     def _outage(self, kind: str) -> tuple[Any, Any]:
         def away(reason: str) -> None:
-            self._away[kind] = reason
+            self._away.add(kind)
+            if self._warning is None:  # one outage, whichever watch meets it first
+                words = f"⚠ the API server cannot be asked, and is tried again: {reason}"
+                self._warning = Text(words, style="yellow")
             self._show()
 
         def back() -> None:
-            self._away.pop(kind, None)
+            self._away.discard(kind)
+            if not self._away:
+                self._warning = None
+            self._show()
 
         return away, back
 
+    def _look(self, rollout: dict[str, Any] | None, runs: list[dict[str, Any]]) -> None:
+        """Take both in, and make a page of them where they are others than before."""
+        if (rollout, runs) != (self._rollout, self._runs) and rollout is not None:
+            self._page = rollout_view(rollout, owned_runs(rollout, runs))
+        self._rollout, self._runs = rollout, runs
+        self._show()
+
     def _show(self) -> None:
-        parts: list[RenderableType] = []
-        if self._rollout is not None:
-            parts.append(rollout_view(self._rollout, owned_runs(self._rollout, self._runs)))
-        if self._away:
-            reason = next(iter(self._away.values()))
-            parts.append(
-                Text(f"⚠ the API server cannot be asked, and is tried again: {reason}", style="yellow")
-            )
-        self._live.update(Group(*parts))
+        self._live.update(Group(*(part for part in (self._page, self._warning) if part is not None)))
 
 
 async def show(client: KubeClient, live: _Screen, where: str, name: str, seconds: float) -> None:

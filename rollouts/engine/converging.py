@@ -476,9 +476,12 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
         return
     who = traffic.last_writer or "an unknown field manager"
     draft.contended = f"{who} changed the weights; restoring {format_weight(draft.status.weight.ours)}"
-    draft.event(EventType.WARNING, Reason.WEIGHT_RESTORED, draft.contended)
     shares = _shares(traffic, desired)
-    if desired.canary is not None and shares and min(shares) < desired.weight:
+    lowered = desired.canary is not None and bool(shares) and min(shares) < desired.weight
+    # Whoever meant to end the canary by that write reads here how it is done.
+    advice = f". `rollouts abort {draft.obs.owner.name}` gives all traffic to stable" if lowered else ""
+    draft.event(EventType.WARNING, Reason.WEIGHT_RESTORED, draft.contended + advice)
+    if lowered:
         recent = [at for at in draft.current.restores if draft.now - at < RESTORE_WINDOW]
         draft.set_current(restores=(*recent, draft.now)[-RESTORE_LIMIT:])
     current = draft.status.current

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.conftest import Attempt, Render
+from rollouts.controller.settings import Settings, read_config
+from tests.chart.conftest import Attempt, Objects, Render
 from tests.kit.chart_values import MATRIX
 from tests.kit.helm import CHART
 from tools.chart_values import rows
@@ -315,17 +316,61 @@ def test_the_schema_is_closed_wherever_the_chart_names_the_fields() -> None:
     closed(SCHEMA, "values")
 
 
-def test_values_of_an_older_chart_are_refused_by_what_they_lack() -> None:
-    """``--reuse-values`` has none of a newer chart's defaults, and ``key:`` without a value takes one away."""
-    lacking = {name for name, value in VALUES.items() if value not in ("", [], {})} - set(SCHEMA["required"])
+OPTIONAL = sorted(set(VALUES) - set(SCHEMA["required"]))
+"""What may be left out: by ``key:`` alone, or as ``--reuse-values`` has none of a newer chart's values."""
 
-    assert lacking == {"resources"}, "templates reach into it, or a command has an option without a value"
+
+def test_values_of_an_older_chart_are_refused_by_what_they_lack() -> None:
+    """What is left out of these would be another behaviour, or an option without a value."""
+    assert set(SCHEMA["required"]) == {
+        *("image", "replicas", "watch", "queriesPerMinute", "pathProbe", "gitopsManagers", "workers"),
+        *("logFormat", "serviceAccount", "ports", "podDisruptionBudget", "pickerDefaults"),
+    }
+
+
+def the_same(objects: Objects, tmp_path: Path) -> tuple[Any, Settings]:
+    """What an installation is, its configuration as the controller reads it."""
+    file = tmp_path / "config.yaml"
+    rest = list[Any]()
+    for item in copy.deepcopy(objects):
+        if item["kind"] == "ConfigMap":
+            file.write_text(item["data"].pop("config.yaml"))
+        if item["kind"] == "Deployment":
+            item["spec"]["template"]["metadata"].pop("annotations", None)  # a checksum of its text
+        rest.append(item)
+    return rest, read_config(str(file), Settings(namespaces=("serving",)))
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONAL if name != "resources"])
+def test_a_part_that_is_optional_may_be_written_with_nothing_behind_it(
+    render: Render, tmp_path: Path, name: str
+) -> None:
+    beside = {} if name == "pickers" else {"pickers": [{"pool": "v1", "service": "epp"}]}
+    without = render({**beside, name: None})
+
+    assert the_same(without, tmp_path) == the_same(render(beside), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"crds": {"upgradeJob": None}},
+        {"adapters": {"apiKeySecret": None}},
+        {"capacity": {"kinds": None}},
+        {"networkPolicy": {"enabled": True, "egress": None, "pickers": None}},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_so_may_what_is_within_them(render: Render, tmp_path: Path, values: Values) -> None:
+    kept = {"networkPolicy": {"enabled": True}} if "networkPolicy" in values else {}
+
+    assert the_same(render(values), tmp_path) == the_same(render(kept), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"crds": None, "parallelism": None}, "missing properties 'crds', 'parallelism'"),
+        ({"workers": None, "logFormat": None}, "missing properties 'workers', 'logFormat'"),
         ({"gitopsManagers": None}, "missing property 'gitopsManagers'"),
         ({"ports": {"health": 8080}}, "two ports"),
         (

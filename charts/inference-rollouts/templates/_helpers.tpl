@@ -227,12 +227,13 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
   verbs: [create]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, watch{{ if .Values.jobs.enabled }}, create, delete{{ end }}]
-{{- if .Values.capacity.enabled }}
+  verbs: [list, watch{{ if (.Values.jobs | default dict).enabled }}, create, delete{{ end }}]
+{{- $capacity := .Values.capacity | default dict }}
+{{- if $capacity.enabled }}
 {{- $groups := dict "apps" (dict "Deployment" "deployments" "StatefulSet" "statefulsets") "leaderworkerset.x-k8s.io" (dict "LeaderWorkerSet" "leaderworkersets") }}
 {{- range $group, $plurals := $groups }}
 {{- $found := list }}
-{{- range $kind := $.Values.capacity.kinds }}
+{{- range $kind := $capacity.kinds }}
 {{- with get $plurals $kind }}{{ $found = append $found . }}{{ end }}
 {{- end }}
 {{- if $found }}
@@ -250,7 +251,7 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
-{{- if .Values.capacity.promptConfigMaps }}
+{{- if $capacity.promptConfigMaps }}
 # Prompts of capacity.warmUp: only of ConfigMaps with the annotation inferencerollouts.dev/prompts is anything sent.
 - apiGroups: [""]
   resources: [configmaps]
@@ -261,28 +262,33 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 
 {{/* The controller's configuration file. Credentials are paths of files that the pod mounts. */}}
 {{- define "inference-rollouts.config" -}}
+{{- $capacity := .Values.capacity | default dict -}}
+{{- $adapters := .Values.adapters | default dict -}}
+{{- $key := $adapters.apiKeySecret | default dict -}}
 gitopsManagers: {{ toJson .Values.gitopsManagers }}
-notifications: {{ toJson .Values.notifications.config }}
-parallelism: {{ toJson .Values.parallelism }}
+notifications: {{ toJson ((.Values.notifications | default dict).config | default dict) }}
+parallelism: {{ toJson (.Values.parallelism | default dict) }}
 pathProbe:
   enabled: {{ .Values.pathProbe.enabled }}
   allow: {{ toJson .Values.pathProbe.allow }}
 capacity:
-  enabled: {{ .Values.capacity.enabled }}
-  kinds: {{ toJson .Values.capacity.kinds }}
+  enabled: {{ $capacity.enabled | default false }}
+  {{- if hasKey $capacity "kinds" }}
+  kinds: {{ toJson $capacity.kinds }}
+  {{- end }}
 adapters:
-  prefixes: {{ toJson .Values.adapters.prefixes }}
-  {{- with .Values.adapters.apiKeys }}
+  prefixes: {{ toJson ($adapters.prefixes | default list) }}
+  {{- with $adapters.apiKeys }}
   apiKeys:
   {{- range $index, $entry := . }}
   - {namespace: {{ $entry.namespace | quote }}, pool: {{ $entry.pool | default "" | quote }}, file: /etc/inference-rollouts/adapter-keys/{{ $index }}/{{ $entry.secret.key }}}
   {{- end }}
   {{- end }}
-  {{- if .Values.adapters.apiKeySecret.name }}
+  {{- if $key.name }}
   {{- if or .Values.watch.allNamespaces (gt (len .Values.watch.namespaces) 1) }}
   {{- fail "adapters.apiKeySecret would go to the pods of every watched namespace: list modelServers, each with its namespace" }}
   {{- end }}
-  apiKeyFile: /etc/inference-rollouts/adapters/{{ .Values.adapters.apiKeySecret.key }}
+  apiKeyFile: /etc/inference-rollouts/adapters/{{ $key.key }}
   {{- end }}
 {{- with .Values.modelServers }}
 modelServers:

@@ -7,7 +7,7 @@ import pytest
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
 from rollouts.sources.base import SourceUnavailable
-from rollouts.sources.budget import BudgetExceeded, QueryBudget
+from rollouts.sources.budget import QUERIES_PER_MINUTE, BudgetExceeded, QueryBudget
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
@@ -117,6 +117,13 @@ def test_all_servers_share_the_budget_and_pods_and_pickers_cost_nothing(timeline
     assert spent(budget, "a", 4, source="thanos") + spent(budget, "a", 4, source="default") == 6
 
 
+def test_the_default_has_room_for_what_its_description_reckons(timeline: Timeline) -> None:
+    """Twenty Rollouts of sixteen metrics every 30 s, of four requests each; and 1,200 measurements of them."""
+    assert (
+        spent(budget_of(timeline, per_minute=QUERIES_PER_MINUTE), "a", 10_000) >= max(20 * 16 * 2, 1200) * 4
+    )
+
+
 def test_nought_is_no_limit(timeline: Timeline) -> None:
     assert spent(budget_of(timeline, per_minute=0), "a", 5000) == 5000
 
@@ -126,7 +133,8 @@ def test_the_message_names_the_budget_and_the_way_out(timeline: Timeline) -> Non
     budget.spend("default", "team-a")
 
     with pytest.raises(
-        SourceUnavailable, match=r"namespace team-a .* budget of 1 a minute.*--queries-per-minute"
+        SourceUnavailable,
+        match=r"namespace team-a .* budget of 1 a minute, which counts requests to the servers.*--queries-per-minute",
     ):
         budget.spend("default", "team-a")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -256,7 +257,18 @@ def test_a_verb_acts_in_the_namespace_of_the_merged_context_and_says_so(server, 
 # --- names, and where the output goes ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rollout/demo", "iro/demo", "rollouts.inferencerollouts.dev/demo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rollout/demo",
+        "rollouts/demo",
+        "iro/demo",
+        "rollout.inferencerollouts.dev/demo",  # what `kubectl get iro -o name` prints
+        "rollouts.inferencerollouts.dev/demo",
+        "rollout.v1alpha1.inferencerollouts.dev/demo",
+        "rollouts.v1alpha1.inferencerollouts.dev/demo",
+    ],
+)
 def test_a_name_may_have_its_kind_before_it(server, name):
     server.store(paused())
     result = server.call("status", name)
@@ -274,21 +286,78 @@ def test_a_name_that_is_empty_is_wrong_usage(server, command, name):
     assert (result.exit_code, "it is empty" in result.output) == (2, True)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_an_output_that_cannot_be_written_is_said_and_no_verdict():
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "rollouts.cli", "crds"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+PLAN = f"plan {Path(__file__).resolve().parents[3] / 'examples' / 'base-model' / 'rollout.yaml'}"
+FULL = "Error: the output cannot be written: No space left on device\n"
 
-    assert (done.returncode, done.stderr.strip()) == (
-        74,
-        "Error: the output cannot be written: No space left on device",
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("crds >/dev/full", 74, FULL),
+        ("--help >/dev/full", 74, FULL),
+        ("status --help >/dev/full", 74, FULL),
+        ("crds >/dev/full 2>&1", 74, ""),
+        ("crds >/dev/full 2>&-", 74, ""),
+        ("nosuch 2>/dev/full", 74, ""),
+        ("--help >&-", 0, ""),
+        (f"{PLAN} >&-", 0, ""),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_no_verdict(words, code, said):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m rollouts.cli {words}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("words", ["--help", PLAN])
+def test_a_pipe_that_nobody_reads_ends_a_command_as_sigpipe_does(words):
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "rollouts.cli", *words.split()],
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writes)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+class _Copies(type(main)):  # type: ignore[misc]
+    """The group of all commands with one that copies a file, as a disk may fail in the middle of any."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        @click.command
+        @click.argument("source")
+        @click.argument("target")
+        def copy(source: str, target: str) -> None:
+            with Path(source).open("rb") as file:
+                Path(target).write_bytes(file.read(1))
+
+        return copy
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("/proc/self/mem", "copy", "a file cannot be read or written: Input/output error"),
+        (__file__, "/dev/full", "a file cannot be read or written: No space left on device"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs files that cannot be read or written")
+def test_a_disk_that_fails_is_not_taken_for_the_output(tmp_path, monkeypatch, source, target, said):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(_Copies("rollouts"), ["copy", source, target])
+
+    assert (result.exit_code, result.output) == (74, f"Error: {said}\n")
 
 
 def test_a_terminal_without_our_signs_is_written_to_all_the_same(server):

@@ -104,15 +104,41 @@ def test_scripts_get_both_kinds_and_the_total(tmp_path):
     assert (found["gates"], found["minutes"]) == ([], 42.0)
 
 
-@pytest.mark.parametrize(
-    ("steps", "words"),
-    [(COMPARED, "give --rate and --stable-pods"), ([{"setWeight": 10}], "nothing judges the canary")],
-)
-def test_what_is_missing_is_said(tmp_path, steps, words):
-    result = plan(tmp_path, steps)
+JOB = {"job": {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": []}}}}}
 
-    assert result.exit_code == 2
-    assert words in result.output
+
+def test_what_is_missing_is_said_in_both_forms(tmp_path):
+    text, script = plan(tmp_path, COMPARED), plan(tmp_path, COMPARED, "-o", "json")
+    missing = "give --rate and --stable-pods, or --history"
+
+    assert (text.exit_code, text.output) == (2, f"Error: {missing}\n")
+    assert (script.exit_code, json.loads(script.output)) == (2, {"error": missing})
+
+
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [
+        ([{"setWeight": 10}, {"pause": {"duration": "30m"}}], "2026-12-18T15:30:00Z"),
+        ([{"setWeight": 10}, {"pause": {"duration": "30m"}}, {"pause": {}}], None),
+        ([{"setWeight": 10}, {"pause": {"duration": "30m"}}, {"approve": {"webhook": "qa"}}], None),
+        ([{"pause": {"duration": "30m"}}, JOB], None),
+    ],
+)
+def test_a_rollout_that_waits_for_somebody_has_no_end_that_is_known(tmp_path, steps, end):
+    found = json.loads(plan(tmp_path, steps, "--start=2026-12-18T15:00:00Z", "-o", "json").output)
+
+    assert (found["minutes"], found["end"]) == (30.0, end)
+
+
+def test_a_file_of_the_name_of_standard_input_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text(yaml.safe_dump(named("chat", STEPS)), encoding="utf-8")
+    elsewhere = yaml.safe_dump(named("code", COMPARED))
+
+    assert "p95" in CliRunner().invoke(main, ["plan", "./-"], input=elsewhere).output
+    assert "give --rate" in CliRunner().invoke(main, ["plan", "-"], input=elsewhere).output
+    history = ["plan", "-", "--history", "./-"]
+    assert "/-: " in CliRunner().invoke(main, history, input=elsewhere).output
 
 
 @pytest.mark.parametrize(
@@ -497,10 +523,20 @@ def test_every_rollout_of_a_file_is_planned_under_its_name(tmp_path):
         "Rollout small:",
     ]
     assert "Total: about 42 min" in parts[0]
-    # One that nothing judges is told as such beside others; it is refused where it is all that was asked for.
     assert "No gates: nothing judges the canary." in parts[1]
     assert "Total: about 3 h 00 min" in parts[1]
     assert "step 5" not in parts[2]
+
+
+def test_one_that_nothing_judges_is_no_error_alone_chosen_or_beside_others(tmp_path):
+    ungated = named("code", [{"setWeight": 10}])
+    alone = invoke(several(tmp_path, ungated))
+    file = several(tmp_path, named("chat", STEPS), ungated)
+    for result in (alone, invoke(file), invoke(file, "--name=code")):
+        assert (result.exit_code, "No gates: nothing judges the canary." in result.output) == (0, True)
+
+    script = invoke(file, "--name=code", "-o", "json")
+    assert (script.exit_code, json.loads(script.output)["gates"]) == (0, [])
 
 
 @pytest.mark.parametrize("name", ["chat", "prod/chat"])

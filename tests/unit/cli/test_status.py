@@ -102,6 +102,18 @@ def test_ctrl_c_says_that_the_rollout_goes_on(server):
     assert "rollout default/demo goes on without us" in err
 
 
+def test_a_reader_that_leaves_is_no_verdict(server):
+    """`rollouts status --watch | head -1`: 1 would be an abort."""
+    server.within(lambda api: api.create(kinds.ROLLOUT, "default", ROLLOUT, manager="test"))
+    server.patch_status(PROGRESSING)
+    with typed(server, "status", "demo", "--watch") as command:
+        command.until("Progressing")
+        command.process.stdout.close()
+        server.patch_status(PAUSED)
+
+        assert (command.process.wait(60), command.process.stderr.read()) == (141, "")
+
+
 def test_whoever_is_overtaken_hears_of_it(server):
     at_rest(server, "v2")
     server.patch_status({**PROGRESSING, "observedGeneration": 2})

@@ -155,6 +155,28 @@ def test_ctrl_c_is_130_and_says_what_is_not_known(server, words, said):
     assert said in err
 
 
+def test_a_pipe_gets_an_outage_once_and_no_state_twice(server):
+    """Two watches lose the server and find it again, each at a moment and for a reason of its own."""
+    with typed(server, "watch", "demo") as seen:
+        lines = list[str]()
+
+        def read_until(words: str) -> None:
+            while not lines or words not in lines[-1]:
+                lines.append(seen.process.stdout.readline())
+                assert lines[-1], "it ended"
+
+        read_until("Paused")
+        server.go_away()
+        read_until("the API server cannot be asked")
+        server.come_back()
+        server.patch_status({"message": "all is well"})
+        read_until("all is well")
+        server.within(lambda api: api.delete(kinds.ROLLOUT, "default", "demo"))
+        lines += seen.process.stdout.readlines()
+
+    assert [line.split()[0] for line in lines if line.startswith(("Name", "⚠"))] == ["Name", "⚠", "Name"]
+
+
 def test_a_pipe_gets_each_state_at_once(server):
     """`watch | tee log`: nothing came before the end."""
     with typed(server, "watch", "demo") as seen:

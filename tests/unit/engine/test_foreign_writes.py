@@ -60,7 +60,18 @@ def test_a_gitops_tool_that_lowers_the_canary_is_restored():
     assert world.share_of(V2) == Fraction(1, 10)
     assert world.status.hold is None
     restored = [event for event in world.events if event.reason == "WeightRestored"]
-    assert "argocd-controller" in restored[-1].message
+    assert restored[-1].message == (
+        "argocd-controller changed the weights; restoring 10%. `rollouts abort demo` gives all traffic to stable"
+    )
+
+
+def test_a_sync_that_raised_the_canary_is_restored_without_advice():
+    world = running()
+    world.overwrite({V1: 10, V2: 90}, manager="argocd-controller", gitops=True)
+    world.settle()
+
+    restored = [event for event in world.events if event.reason == "WeightRestored"]
+    assert restored[-1].message == "argocd-controller changed the weights; restoring 10%"
 
 
 def test_restoring_away_from_stable_stops_after_five_in_ten_minutes():
