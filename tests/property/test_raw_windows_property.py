@@ -191,9 +191,7 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "warm-ups count": lambda patch: patch.setattr(raw_windows, "known_since", lambda _: -math.inf),
     "the last scrape is the end": lambda patch: patch.setattr(raw_windows, "_reach", lambda *_: 0.0),
-    "one scraper": lambda patch: patch.setattr(
-        raw_windows, "_views", lambda series: [[one for one in series if one.name != UP]]
-    ),
+    "one scraper": lambda patch: patch.setattr(raw_windows, "_telling_apart", lambda _: []),
 }
 
 
