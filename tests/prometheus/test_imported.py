@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -633,17 +632,14 @@ def _namesakes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(raw_windows, "_SKEW", 0.0)
 
 
-def _counts_of_series(patch: pytest.MonkeyPatch) -> None:
-    """A process is steady that has as many series as it had, whichever."""
+def _one_series_is_like_another(patch: pytest.MonkeyPatch) -> None:
+    """A process that showed any when the window began has shown all."""
     real = promql.preparatory_queries
+    labels = ") unless on (pod, instance) label_replace("
 
     def asked(*more: Any, **which: Any) -> list[promql.Queries]:
-        counted = (
-            r"count by (\(.*?\)) \(label_replace\((last_over_time.*?\]\)), "
-            r".*?\) unless label_replace\((.*?s), .*?\)\)"
-        )
         return [
-            tuple(re.sub(counted, r"(count by \1 (\2) != count by \1 (\3))", one) for one in some)
+            tuple(one.replace(") unless label_replace(", labels) for one in some)
             for some in real(*more, **which)
         ]
 
@@ -706,7 +702,7 @@ PLANTED = {
     "counts of one scrape": _counts_of_one_scrape,
     "a scraper for each series": _a_scraper_for_each_series,
     "namesakes": _namesakes,
-    "counts of series": _counts_of_series,
+    "one series is like another": _one_series_is_like_another,
     "labels that change are scrapers": _labels_that_change_are_scrapers,
     "one sample": _one_sample_says_something,
     "the rest of a window left out": _no_rest_of_a_window,
