@@ -31,7 +31,7 @@ __all__ = ["AnswerTooLarge", "PrometheusServer"]
 _THREADS = 16
 _OF_ONE_NAMESPACE = 4
 _LARGE = LargeAnswers(total=4, of_one=1)
-"""Of more than ``MAX_BYTES``, over all servers: to read one of 4 MiB takes XX MB."""
+"""Of more than ``MAX_BYTES``, over all servers: to read one of 4 MiB takes 50 MB."""
 
 _LONG = 4000
 """Characters of a query from which on it is posted: some proxies take no hundreds of pods by name in a URL."""

@@ -389,6 +389,26 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
+async def test_samples_of_which_there_are_none_are_not_asked_for():
+    asked: list[str] = []
+    pods = [ScrapeTarget(pod="new", ip="10.0.0.1", port=8000, started=NOW.timestamp() - 100)]
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.query["query"])
+        told = told_of([pod.pod for pod in pods])
+        told["data"]["result"] = [one for one in told["data"]["result"] if one["metric"]["is"] != "names0"]
+        return web.json_response(told)
+
+    async with serving(handler) as url:
+        source = PrometheusSource("p", PrometheusConfig(url=url), lambda *_: pods)
+        pods.append(ScrapeTarget(pod="old", ip="10.0.0.2", port=8000))
+        await source.measure(SAMPLES, PLACE, NOW)
+        await source.close()
+
+    assert asked
+    assert not [query for query in asked if query.endswith("s]")]
+
+
 SAMPLES = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=2))
 NOT_SAMPLES: dict[str, Any] = {
     "a scalar": [1.0, "1"],
