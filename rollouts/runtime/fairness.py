@@ -8,6 +8,7 @@ is a semaphore in that order, for connections and processes. ``FairShares`` hand
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager
@@ -92,9 +93,8 @@ class FairSlots:
         self._free = total
         self._line: FairLine[_Waiter] = FairLine(lambda waiter: waiter.tenant, per_tenant)
 
-    @asynccontextmanager
-    async def hold(self, tenant: Hashable) -> AsyncIterator[None]:
-        """Wait for a slot and hold it."""
+    async def take(self, tenant: Hashable) -> Callable[[], None]:
+        """Wait for a slot, and have it until what is returned is called, once."""
         waiter = _Waiter(tenant, asyncio.get_running_loop().create_future())
         self._line.push(waiter)
         self._hand_out()
@@ -104,10 +104,16 @@ class FairSlots:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 self._give_back(waiter)  # the turn came together with the cancellation
             raise
+        return functools.partial(self._give_back, waiter)
+
+    @asynccontextmanager
+    async def hold(self, tenant: Hashable) -> AsyncIterator[None]:
+        """Wait for a slot and hold it."""
+        give_back = await self.take(tenant)
         try:
             yield
         finally:
-            self._give_back(waiter)
+            give_back()
 
     def _give_back(self, waiter: _Waiter) -> None:
         self._free += 1

@@ -42,18 +42,35 @@ _Pods = Sequence[Sequence[ScrapeTarget]]
 class Asking:
     """Questions about one moment, for one namespace."""
 
-    def __init__(self, server: PrometheusServer, at: datetime, namespace: str) -> None:
+    def __init__(
+        self,
+        server: PrometheusServer,
+        at: datetime,
+        namespace: str,
+        charge: Callable[[str, int], None] = lambda *_: None,
+    ) -> None:
         self._server = server
         self.at = at
         self._namespace = namespace
+        self._charge = charge
         self.sent = 0
         """Requests so far."""
 
+    def _sending(self) -> None:
+        """Count a request when it is sent; those beyond the first one are charged for."""
+        self.sent += 1
+        if self.sent > 1:
+            self._charge(self._namespace, 1)
+
     async def value(self, promql: str, limit: int, longest: int = MAX_BYTES) -> Value:
         """A scalar or an instant vector of at most so many series, in an answer of so many bytes."""
-        self.sent += 1
         return await self._server.ask(
-            promql, self.at, self._namespace, lambda data: instant_value(data, self.at, limit), longest
+            promql,
+            self.at,
+            self._namespace,
+            lambda data: instant_value(data, self.at, limit),
+            longest,
+            self._sending,
         )
 
     async def answers(self, asked: Iterable[Queries]) -> list[list[Labelled]]:
@@ -91,7 +108,6 @@ class Asking:
             back = min(window + LOOKBACK, max(at - known_since(one) for one in flat))
             query = range_query(wanted, back, job, replace(where, per_job=((job, tuple(flat)),)))
             if len(pods) == 1 or len(query.encode()) <= LONGEST_QUERY:
-                self.sent += 1
                 try:
                     return [
                         await self._server.ask(
@@ -100,11 +116,15 @@ class Asking:
                             self._namespace,
                             lambda data: read(matrix(data, _MAX_RAW), flat),
                             _OWN_BYTES,
+                            self._sending,
                         )
                     ]
-                except AnswerTooLarge:
+                except AnswerTooLarge as error:
                     if len(pods) == 1:
-                        raise
+                        raise AnswerTooLarge(
+                            f"{error}, of pod {flat[0].owner} alone, which came or changed within the window: measure "
+                            "a shorter window, or scrape the pod less often, or fewer of its series"
+                        ) from None
             halves = pods[: len(pods) // 2], pods[len(pods) // 2 :]
             return [told for some in await all_of(of(job, half) for half in halves) for told in some]
 

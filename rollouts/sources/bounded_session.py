@@ -68,13 +68,23 @@ class _CuttingAdapter(HTTPAdapter):
 class BoundedSession(requests.Session):
     """A session that reads at most ``longest`` bytes within a total time, and follows no redirect.
 
+    ``room`` is asked, once, when there are more than ``MAX_BYTES``, with the seconds that are left.
+
     A timeout of ``requests`` is that of one read, and starts anew with each byte: ``cut``, from another thread, is
     what ends a request whose time is over.
     """
 
-    def __init__(self, config: PrometheusConfig, longest: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        config: PrometheusConfig,
+        longest: int = MAX_BYTES,
+        room: Callable[[float], bool] = lambda _: True,
+    ) -> None:
         self._config = config
         self._longest = longest
+        self._room = room
+        self.large = False
+        """Whether there was room for more than ``MAX_BYTES``."""
         self._sockets: list[socket.socket] = []
         self._cut = False
         self.partial = False
@@ -117,19 +127,26 @@ class BoundedSession(requests.Session):
         kwargs.update(stream=True, allow_redirects=False, timeout=self._config.timeout)
         kwargs["headers"] = {**(kwargs.get("headers") or {}), **self._credentials()}
         response = super().request(method, url, **kwargs)
+        response._content = self._body(response, deadline)
+        self.partial = _partial(response._content)
+        return response
+
+    def _body(self, response: requests.Response, deadline: float) -> bytes:
         body = bytearray()
         try:
             for chunk in response.iter_content(65_536):
                 body += chunk
                 if len(body) > self._longest:
                     raise requests.exceptions.ContentDecodingError("too large")
+                if len(body) > MAX_BYTES and not self.large:
+                    self.large = self._room(deadline - time.monotonic())
+                    if not self.large:
+                        raise requests.exceptions.ReadTimeout("too many large answers at once")
                 if time.monotonic() > deadline:
                     raise requests.exceptions.ReadTimeout("too slow")
         finally:
             response.close()
-        response._content = bytes(body)
-        self.partial = _partial(response._content)
-        return response
+        return bytes(body)
 
     def _credentials(self) -> dict[str, str]:
         config = self._config

@@ -106,7 +106,8 @@ class QueryBudget:
     def charge(self, source: str, namespace: str, requests: int) -> None:
         """Take the requests that a measurement needed beyond its first one, also where they are not there.
 
-        A measurement that had begun is not given up half way: the next one waits for longer.
+        A measurement that had begun is not given up half way: the next one waits for longer, by half a minute at most.
         """
-        if self._per_minute and source in self._sources and requests > 0:
-            self._buckets.take(namespace, float(requests))
+        if self._per_minute and source in self._sources:
+            owed = self._buckets.left(namespace) + self._per_minute / 2
+            self._buckets.take(namespace, max(0.0, min(float(requests), owed)))

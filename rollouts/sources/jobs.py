@@ -25,8 +25,9 @@ class Prepared:
         self.now: list[Labelled] = []
         """Counts of series by job and process."""
         self.then = dict[_Process, float]()
-        self.within = dict[_Process, float]()
-        """Counts of series by process: when the window began, and in it."""
+        """Counts of series by process when the window began."""
+        self.came = set[_Process]()
+        """Processes that showed a series in the window that they had not shown when it began."""
         self.names = Counter[str]()
         """Series in the window by name."""
         self.pods = len({where.name(one) for one in where.endpoints})
@@ -37,8 +38,8 @@ class Prepared:
                 self.now.append(item)
             elif what == Is.THEN:
                 self.then[_process(labels, where)] = item.value
-            elif what == Is.WITHIN:
-                self.within[_process(labels, where)] = item.value
+            elif what == Is.CAME:
+                self.came.add(_process(labels, where))
             elif what == Is.NAMES:
                 self.names[labels.get("__name__", "")] += round(item.value)
 
@@ -58,11 +59,7 @@ class Processes(NamedTuple):
 def processes(per_job: PerJob, known: Prepared, where: PodSelection, begin: float) -> Processes:
     """Divide the pods by what they did since ``begin`` (seconds since 1970)."""
     there_then = {(job, name) for job, name, _ in known.then}
-    changed = {
-        (job, name)
-        for job, name, address in known.within.keys() | known.then.keys()
-        if known.within.get((job, name, address)) != known.then.get((job, name, address))
-    }
+    changed = {(job, name) for job, name, _ in known.came}
     steady, others, there = [], [], False
     for job, endpoints in per_job:
         divided: dict[bool, list[ScrapeTarget]] = {True: [], False: []}

@@ -115,11 +115,8 @@ class PrometheusSource:
         wanted, endpoints = statistic_of(self.offer, spec), self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
-        asking = Asking(self._server, at, place.namespace)
-        try:
-            return await self._measured(asking, wanted, spec.window, self._where(place, endpoints), at)
-        finally:
-            self._charge(place.namespace, asking.sent - 1)
+        asking = Asking(self._server, at, place.namespace, self._charge)
+        return await self._measured(asking, wanted, spec.window, self._where(place, endpoints), at)
 
     async def _measured(
         self, asking: Asking, wanted: Statistic, window: timedelta, where: PodSelection, at: datetime
@@ -153,6 +150,8 @@ class PrometheusSource:
     ) -> list[list[Labelled]]:
         """The sums of processes that were not there all the time, from their samples."""
         names = {*series_names(wanted), *ALWAYS} & known.names.keys()
+        if not names:
+            return []
         seconds = window.total_seconds()
         told = await asking.samples(
             names,
@@ -217,15 +216,12 @@ class PrometheusSource:
         """
         refuse_adapter(place)
         known = self._endpoints(place.namespace, place.arm)
-        asking = Asking(self._server, at, place.namespace)
-        try:
-            at = await self._answered(known, at, asking)
-            asking.at = at
-            endpoints = [one for one in known if users_seconds(one, at) >= 1]
-            chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
-            found = await all_of(self._page(asking, names, place, chunk) for chunk in chunks)
-        finally:
-            self._charge(place.namespace, asking.sent - 1)
+        asking = Asking(self._server, at, place.namespace, self._charge)
+        at = await self._answered(known, at, asking)
+        asking.at = at
+        endpoints = [one for one in known if users_seconds(one, at) >= 1]
+        chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
+        found = await all_of(self._page(asking, names, place, chunk) for chunk in chunks)
         pages = {pod: page for some in found for pod, page in some.items()}
         if endpoints:
             self._demand_pods(place, endpoints, pages, at)

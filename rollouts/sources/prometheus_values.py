@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from array import array
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -68,14 +68,18 @@ def matrix(data: Any, limit: int) -> list[RawSeries]:
 
 def _samples(metric: Mapping[str, Any], values: Any) -> RawSeries:
     labels = {str(key): str(value)[:512] for key, value in metric.items()}
-    pairs = [
-        (float(stamp), number)
-        for stamp, text in values
-        if text is not None
-        for number in (_number(text),)
-        if not math.isnan(number)
-    ]
-    times, numbers = ([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    if any(after <= before for before, after in itertools.pairwise(times)):
-        raise ValueError("samples are not in order")
+    times, numbers = array("d"), array("d")
+    for stamp, text in values:
+        at, number = float(stamp), math.nan if text is None else _number(text)
+        if not math.isfinite(at):
+            raise ValueError("a sample of no moment")
+        if math.isnan(number):
+            continue
+        if times and at < times[-1]:
+            raise SourceUnavailable("the samples of a series are not in the order of time")
+        if times and at == times[-1]:  # written again by a sender that had not heard that they had come
+            numbers[-1] = max(numbers[-1], number)
+        else:
+            times.append(at)
+            numbers.append(number)
     return RawSeries(labels.pop("__name__", ""), labels, times, numbers)

@@ -3,9 +3,10 @@
 The namespace is always matched, since pods of one name exist in many. One scrape job is read per pod: two of them
 (a PodMonitor and a ServiceMonitor, say) hold every count twice.
 
-One question comes first: which scrape jobs hold which processes, how many series these had when the window began, how
-many within it, and which names there are. Processes that had all of their series then, and that nobody warmed up
-since, are steady: the server adds up what ``increase`` says of them. One sample in a window says nothing.
+One question comes first: which scrape jobs hold which processes, how many series these had when the window began,
+how many within it that they had not had then, and which names there are. Processes that had all of their series then,
+and that nobody warmed up since, are steady: the server adds up what ``increase`` says of them. One sample in a window
+says nothing.
 
 ``increase`` is one thing in Prometheus, which reads what is in the window and extrapolates, and another in
 VictoriaMetrics, which begins at the sample before the window, and at 0 where there is none and the first value is
@@ -68,6 +69,7 @@ LONGEST_QUERY = 15_000
 
 IS = "is"
 """The label that says what a sum of an answer is: one of ``Is`` and the place of the alternative."""
+_NAME = "is_named"
 
 
 class Is(StrEnum):
@@ -75,7 +77,7 @@ class Is(StrEnum):
 
     NOW = "now"
     THEN = "then"
-    WITHIN = "within"
+    CAME = "came"
     NAMES = "names"
     VALUE = "value"
     SUM = "sum"
@@ -258,7 +260,8 @@ def preparatory_queries(
 
     ``NOW``: how many of the wanted series each scrape job holds of each process. ``NAMES``: how many series there were
     in the window of each name, since one that nobody has shown after a restart may have been shown before. ``THEN`` and
-    ``WITHIN``, where they are asked for: how many series each process had when the window began, and in it.
+    ``CAME``, where they are asked for: how many series each process had when the window began, and how many of those
+    in it were not there then. Operators look away from names, so a label holds these for them.
     """
     seconds = _seconds(window)
 
@@ -273,7 +276,10 @@ def preparatory_queries(
         within = all_of(every, f"last_over_time({{}}[{seconds}s])")
         if then:
             asked.append(_labelled(f"{by_process} ({all_of(every, f'{{}} offset {seconds}s')})", Is.THEN, 0))
-            asked.append(_labelled(f"{by_process} ({within})", Is.WITHIN, 0))
+            both = (f"last_over_time({{0}}[{seconds}s])", f"{{0}} offset {seconds}s")
+            named = (f'label_replace({read}, "{_NAME}", "$1", "__name__", "(.*)")' for read in both)
+            came = " unless ".join(named)
+            asked.append(_labelled(f"{by_process} ({all_of(every, came)})", Is.CAME, 0))
         return [*asked, _labelled(f"count by (__name__) ({within})", Is.NAMES, 0)]
 
     return _divided(where, written)

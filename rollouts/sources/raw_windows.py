@@ -10,13 +10,16 @@ was warmed up, more can be told:
   ``increase`` has it: pods that were there all the time and those that came have one scale.
 
 Each series is looked at by itself and a fall is a reset, as in PromQL. Two samples are needed where a series did not
-begin at 0. What comes out are sums like those that a server answers to ``promql.measure_queries``, per process.
+begin at 0, and two scrapes of a process that did not. What comes out are sums like those that a server answers to
+``promql.measure_queries``, per process. All of it takes time in proportion to the samples: what they are, a pod says.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,7 +27,7 @@ from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.offers import Statistic
 from rollouts.analysis.types import Labelled, MeasureKind, Stat
 from rollouts.analysis.window_statistics import counter_increase
-from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.base import ScrapeTarget, SourceUnavailable
 from rollouts.sources.promql import IS, START_TIME, UP, Is, PodSelection, is_last, known_since
 
 __all__ = ["Life", "RawSeries", "growth", "process_sums"]
@@ -33,6 +36,10 @@ _WHOLE_GAP = 1.1
 """Scrape intervals that growth is extrapolated over; over a longer gap it is half of one, as in Prometheus."""
 _WITHIN = 0.001
 """Seconds: stamps of one scrape are equal."""
+_SKEW = 2.0
+"""Seconds after a pod's start, which is told in whole ones, by another clock than that of its namesake's samples."""
+_MOST_VIEWS = 8
+"""Of one process: two scrapers, and a few changes of its labels."""
 
 
 class RawSeries(NamedTuple):
@@ -64,7 +71,8 @@ def growth(times: Sequence[float], values: Sequence[float], life: Life) -> float
         return None
     begun = None if first else _begun(times[0], values[0], life)
     if count == 1:
-        return begun
+        scraped_twice = len(life.scrapes) - bisect_right(life.scrapes, life.cut) > 1
+        return begun if life.from_zero or scraped_twice else None
     grown, since = counter_increase(values[first:]), times[first]
     if first:
         crossing = (times[first] - life.cut) / (times[first] - times[first - 1])
@@ -114,7 +122,7 @@ def process_sums(
     for one in series:
         endpoint = known.get(one.labels.get(where.pod_label, ""))
         if endpoint is not None:
-            kept = _between(one, known_since(endpoint), end)
+            kept = _own(one, endpoint, end)
             key = (where.name(endpoint), one.labels.get("instance", ""))
             processes.setdefault(key, []).append(kept)
     told = (
@@ -124,11 +132,28 @@ def process_sums(
     return [sums for sums in told if sums]
 
 
+def _own(one: RawSeries, endpoint: ScrapeTarget, end: float) -> RawSeries:
+    """The samples of a pod itself: what ends or falls as soon as it has started was its namesake's."""
+    since = known_since(endpoint)
+    kept = _between(one, since, end)
+    late = bisect_left(kept.times, since + _SKEW) if since == endpoint.started else 0
+    if late == 0 or (late < len(kept.values) and kept.values[late] >= kept.values[late - 1]):
+        return kept
+    return _between(kept, since + _SKEW, end)
+
+
 def _between(one: RawSeries, begin: float, end: float) -> RawSeries:
     first, last = bisect_left(one.times, begin), bisect_right(one.times, end)
     if first == 0 and last == len(one.times):
         return one
     return one._replace(times=one.times[first:last], values=one.values[first:last])
+
+
+class _View(NamedTuple):
+    """What one scraper took of a process, or one after the other did; ``scrapes`` are the moments."""
+
+    scrapes: Sequence[float]
+    series: Sequence[RawSeries]
 
 
 class _Process:
@@ -141,13 +166,12 @@ class _Process:
         self._cut = max(begin, known_since(endpoint))
         self._end = end
         self._pod_began = endpoint.warmed is None and (endpoint.started or 0.0) >= begin
-        self._views = [(self._life(view), view) for view in _views(series)]
+        self._views = [(self._life(view), view.series) for view in _views(series, self._cut)]
 
-    def _life(self, view: Sequence[RawSeries]) -> Life:
-        scrapes = sorted({at for one in view for at in one.times})
-        starts = (one.values[0] for one in view if one.name == START_TIME and one.values)
+    def _life(self, view: _View) -> Life:
+        starts = (one.values[0] for one in view.series if one.name == START_TIME)
         from_zero = self._pod_began or any(start >= self._cut for start in starts)
-        return Life(self._cut, self._end, scrapes, from_zero)
+        return Life(self._cut, self._end, view.scrapes, from_zero)
 
     def sums(self) -> Iterator[Labelled]:
         """As a server's, labelled by what they are."""
@@ -172,7 +196,7 @@ class _Process:
                 (life, one)
                 for life, view in self._views
                 for one in view
-                if one.name == name and one.times and one.times[-1] > self._cut and group[0].picks(one.labels)
+                if one.name == name and one.times[-1] > self._cut and group[0].picks(one.labels)
             ]
             if found:
                 return place, group[0], found
@@ -206,24 +230,71 @@ class _Process:
             yield _labelled(total / len(values) if selector.over is Over.MEAN else total, Is.VALUE, place)
 
 
-def _views(series: Iterable[RawSeries]) -> list[list[RawSeries]]:
-    """The series by the scraper that took them: the samples of one scrape have one stamp.
+def _views(series: Iterable[RawSeries], cut: float) -> list[_View]:
+    """The series by the scrapers that took them all along, each of which counts.
 
-    ``up``, which says of a failed scrape, too, that it was, holds those together that are never shown at once.
+    A view that begins after another one has ended goes on with it: the target's labels changed. So does one that
+    begins beside another, in the window and when that had been there for more than a scrape: of what both of them
+    have, the first one says more.
     """
-    found: list[tuple[set[float], list[RawSeries]]] = []
-    for one in sorted(series, key=lambda one: (one.name != UP, -len(one.times))):
-        if not one.times:
-            continue
-        ends = {one.times[0], one.times[-1]}
-        stamps, view = next((known for known in found if known[0] & ends), (set[float](), list[RawSeries]()))
-        if not stamps:
-            found.append((stamps, view))
-        if not stamps >= ends:
-            stamps.update(one.times)
-        if one.name != UP:
-            view.append(one)
-    return [view for _, view in found if view]
+    shown = [one for one in series if one.times]
+    apart = _telling_apart(shown)
+    found: list[_View] = []
+    for view in sorted(_by_scraper(shown, apart), key=lambda one: one.scrapes[0]):
+        began = view.scrapes[0]
+        ended = [place for place, one in enumerate(found) if one.scrapes[-1] < began]
+        if ended:
+            found[ended[0]] = _joined(found[ended[0]], view, began, apart)
+        elif found and began > cut and began > found[0].scrapes[:2][-1]:
+            last = max(range(len(found)), key=lambda place: found[place].scrapes[-1])
+            moments = found[last].scrapes
+            each = (moments[-1] - moments[0]) / max(1, len(moments) - 1)
+            found[last] = _joined(found[last], view, moments[-1] + each, apart)
+        else:
+            found.append(view)
+    return found
+
+
+def _telling_apart(series: Sequence[RawSeries]) -> Collection[str]:
+    """The labels that scrapers, or times, give a target each in their own way: its ``up`` has the target's alone."""
+    targets = [one.labels for one in series if one.name == UP]
+    targets = targets or [one.labels for one in series if one.name == START_TIME]
+    said = Counter(item for labels in targets for item in labels.items())
+    return sorted({key for (key, _), times in said.items() if times != len(targets)})
+
+
+def _by_scraper(series: Sequence[RawSeries], apart: Collection[str]) -> Iterator[_View]:
+    """``up`` is sampled when a scrape fails, too."""
+    views: dict[tuple[str, ...], list[RawSeries]] = {}
+    if len(apart) <= _MOST_VIEWS:
+        for one in series:
+            if one.name != UP:
+                views.setdefault(tuple(one.labels.get(key, "") for key in apart), []).append(one)
+    if len(apart) > _MOST_VIEWS or len(views) > _MOST_VIEWS:
+        raise SourceUnavailable(
+            f"a process is held with more than {_MOST_VIEWS} sets of labels of its target: scrape it by fewer scrapers"
+        )
+    for found in views.values():
+        yield _View(sorted({at for one in found for at in one.times}), found)
+
+
+def _joined(first: _View, then: _View, since: float, apart: Collection[str]) -> _View:
+    """What another view has from a moment on, after all that the first one has."""
+    series = {_same(one, apart): one for one in first.series}
+    for one in then.series:
+        rest = _between(one, since, math.inf)
+        key = _same(one, apart)
+        if key in series:
+            known = series[key]
+            rest = known._replace(times=[*known.times, *rest.times], values=[*known.values, *rest.values])
+        if rest.times:
+            series[key] = rest
+    scrapes = then.scrapes[bisect_left(then.scrapes, since) :]
+    return _View([*first.scrapes, *scrapes], list(series.values()))
+
+
+def _same(one: RawSeries, apart: Collection[str]) -> tuple[str, frozenset[tuple[str, str]]]:
+    return one.name, frozenset(item for item in one.labels.items() if item[0] not in apart)
 
 
 def _labelled(value: float, what: Is, place: int, **more: str) -> Labelled:

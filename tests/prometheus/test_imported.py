@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -54,6 +55,15 @@ def growing(per_second: float, *, first: float = 0.0, since: float = -3600) -> T
     return lambda at: first + math.floor((at - since) * per_second) if at >= since else None
 
 
+class Scraper(NamedTuple):
+    """More labels, the seconds by which it scrapes later, and since when and until when it does."""
+
+    labels: str = ""
+    late: float = 0.0
+    since: float = -math.inf
+    until: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exposing:
     """A pod: its series by name and labels, since when it is scraped, and how long before ``AT`` its scrapes come."""
@@ -69,8 +79,15 @@ class Exposing:
     warmed: float | None = None
     ports: tuple[int, ...] = ()
     """Processes of the pod; empty: it is one, of port 8000."""
-    scrapers: tuple[tuple[str, float], ...] = (("", 0.0),)
-    """More labels, and the seconds by which it scrapes later, of each scraper whose samples are stored."""
+    scrapers: tuple[Scraper, ...] = (Scraper(),)
+    """Those whose samples are stored."""
+    started: float | None = None
+    gone: bool = False
+    """Nothing is known of the pod but its samples."""
+    errors_late: float = 0.0
+    """Seconds by which the samples of errors are later: a store took them from another scraper."""
+    refused: Told = field(default=lambda _: None)
+    """Requests that a client did wrong, of a series of their own."""
     engine: str = "vllm"
     handler: str = "/v1/completions"
     method: str = "POST"
@@ -79,21 +96,22 @@ class Exposing:
 
     @property
     def targets(self) -> Iterator[ScrapeTarget]:
-        warmed = None if self.warmed is None else AT + self.warmed
+        warmed, started = (None if at is None else AT + at for at in (self.warmed, self.started))
+        if self.gone:
+            return
         if not self.ports:
-            yield ScrapeTarget(pod=self.name, ip="10.0.0.1", port=8000, warmed=warmed)
+            yield ScrapeTarget(pod=self.name, ip="10.0.0.1", port=8000, warmed=warmed, started=started)
         for port in self.ports:
             name = f"{self.name}:{port}"
             yield ScrapeTarget(pod=name, of=self.name, ip="10.0.0.1", port=port, warmed=warmed)
 
     def lines(self, namespace: str) -> Iterator[Line]:
         """All samples."""
-        for port, (labels, late) in itertools.product(self.ports or (8000,), self.scrapers):
-            moments = (at - self.shift + late for at in range(-3600, 1, self.every))
-            own = (
-                f'pod="{self.name}",namespace="{namespace}",job="pods",instance="{self.name}:{port}"{labels}'
-            )
-            yield from self._of_process(own, [at for at in moments if self.since <= at <= 0])
+        for port, by in itertools.product(self.ports or (8000,), self.scrapers):
+            moments = (at - self.shift + by.late for at in range(-3600, 1, self.every))
+            target = f'pod="{self.name}",namespace="{namespace}",job="pods",instance="{self.name}:{port}"'
+            since, until = max(self.since, by.since), min(0, by.until)
+            yield from self._of_process(target + by.labels, [at for at in moments if since <= at <= until])
 
     def _of_process(self, own: str, moments: list[float]) -> Iterator[Line]:
         always: Mapping[tuple[str, str], Told] = {
@@ -113,12 +131,14 @@ class Exposing:
             for at in moments:
                 value = shown(at)
                 if value is not None and ((name, labels) in always or at <= self.until):
-                    yield Line(name, labels, value, AT + at)
+                    late = self.errors_late if 'status="5xx"' in labels else 0.0
+                    yield Line(name, labels, value, AT + at + late)
 
     def _http(self, own: str) -> Mapping[tuple[str, str], Told]:
         http = f'{own},handler="{self.handler}",method="{self.method}"'
         return {
             ("http_requests_total", http + ',status="2xx"'): self.ok,
+            ("http_requests_total", http + ',status="4xx"'): self.refused,
             ("http_requests_total", http + ',status="5xx"'): self.errors,
         }
 
@@ -176,7 +196,29 @@ def gone(_: float) -> None:
 
 
 NONE = math.nan
-TWICE = ((',replica="a"', 0.0), (',replica="b"', -15.0))
+TWICE = (Scraper(',replica="a"'), Scraper(',replica="b"', -15.0))
+YOUNG = Exposing(
+    name="new",
+    since=-240,
+    started=-245,
+    ok=growing(10.0, since=-240),
+    errors=counter((-238, 40), since=-238),
+)
+NAMESAKE = Exposing(
+    name="set-0",
+    gone=True,
+    ok=growing(20.0),
+    errors=growing(18.0),
+    scrapers=(Scraper(until=-150),),
+)
+SUCCESSOR = Exposing(
+    name="set-0",
+    since=-140,
+    started=-152,
+    ok=growing(10.0, since=-150),
+    errors=counter((-130, 9), since=-130),
+)
+"""Its namesake's last scrape is 1 s after its start by one of ``SHIFTS``."""
 OLD = Exposing(name="old")
 CASES = {
     "steady": Case(pods=(OLD,), errors=0, requests=300),
@@ -405,6 +447,64 @@ CASES = {
     "pods whose counters have other names": Case(
         pods=(OLD, Exposing(name="other", ok=growing(9.0), engine="v0")), errors=0, requests=300 + 2700
     ),
+    "the first errors in a window of one scrape": Case(
+        pods=(Exposing(name="old", errors=counter((-29, 1), since=-29)),),
+        window=30,
+        errors=math.nan,
+        requests=math.nan,
+    ),
+    "a store that takes each series from another scraper": Case(
+        pods=(Exposing(name="old", errors=counter((-150, 120), since=-150), errors_late=0.4),),
+        errors=120,
+        requests=300 + 120,
+    ),
+    "the samples of a namesake go on when a pod has started": Case(
+        pods=(OLD, NAMESAKE, SUCCESSOR), errors=9, requests=300 + 1500 + 9
+    ),
+    "the samples of a namesake of another address go on when a pod has started": Case(
+        pods=(OLD, replace(NAMESAKE, ports=(8001,)), SUCCESSOR), errors=9, requests=300 + 1500 + 9
+    ),
+    "a restart as the window begins, after which other series are shown": Case(
+        pods=(
+            Exposing(
+                name="old",
+                ok=failing(10.0, since=-3600, restart=-300, after=growing(10.0, since=-300)),
+                refused=failing(0.1, since=-3600, restart=-300, after=gone),
+                errors=counter((-288, 300), since=-288),
+            ),
+        ),
+        errors=300,
+        within=65,  # what came between two scrapes is of both sides of the window's beginning
+        requests=3300,
+    ),
+    "a young pod whose labels change": Case(
+        pods=(
+            OLD,
+            replace(YOUNG, scrapers=(Scraper(',team="x"', until=-112), Scraper(',team="y"', 4, -111))),
+        ),
+        errors=40,
+        requests=300 + 2400 + 40,
+    ),
+    "a young pod that another scraper finds": Case(
+        pods=(
+            OLD,
+            replace(YOUNG, scrapers=(Scraper(',replica="a"'), Scraper(',replica="b"', -15, -90))),
+        ),
+        errors=40,
+        requests=300 + 2400 + 40,
+    ),
+    "a pod that another scraper finds, in which the first one ends": Case(
+        pods=(
+            Exposing(
+                name="old",
+                ok=growing(10.0),
+                errors=counter((-50, 30), since=-50),
+                scrapers=(Scraper(',replica="a"', until=-75), Scraper(',replica="b"', -15, -170)),
+            ),
+        ),
+        errors=30,
+        requests=3000 + 30,
+    ),
     "the first errors after a warm-up": Case(
         pods=(Exposing(name="warm", warmed=-400, errors=counter((-100, 7), since=-100)),),
         errors=7,
@@ -495,7 +595,7 @@ def _series_that_appear_are_steady(patch: pytest.MonkeyPatch) -> None:
     class Blind(jobs.Prepared):
         def __init__(self, told: Iterable[Labelled], where: promql.PodSelection) -> None:
             super().__init__(told, where)
-            self.within = self.then
+            self.came = set()
 
     patch.setattr(prometheus, "Prepared", Blind)
 
@@ -510,7 +610,48 @@ def _no_births(patch: pytest.MonkeyPatch) -> None:
 
 def _births_of_late_scrapes(patch: pytest.MonkeyPatch) -> None:
     """As if one scraper had taken all samples."""
-    patch.setattr(raw_windows, "_views", lambda series: [[one for one in series if one.name != promql.UP]])
+    patch.setattr(raw_windows, "_telling_apart", lambda _: [])
+
+
+def _counts_of_one_scrape(patch: pytest.MonkeyPatch) -> None:
+    real = raw_windows.growth
+    patch.setattr(
+        raw_windows,
+        "growth",
+        lambda times, values, life: real(
+            times, values, life._replace(scrapes=sorted([*life.scrapes, *life.scrapes]))
+        ),
+    )
+
+
+def _a_scraper_for_each_series(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(raw_windows, "_telling_apart", lambda _: ["status"])
+
+
+def _namesakes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(raw_windows, "_SKEW", 0.0)
+
+
+def _one_series_is_like_another(patch: pytest.MonkeyPatch) -> None:
+    """A process that showed any when the window began has shown all."""
+    real = promql.preparatory_queries
+    labels = ") unless on (pod, instance) label_replace("
+
+    def asked(*more: Any, **which: Any) -> list[promql.Queries]:
+        return [
+            tuple(one.replace(") unless label_replace(", labels) for one in some)
+            for some in real(*more, **which)
+        ]
+
+    patch.setattr(prometheus, "preparatory_queries", asked)
+
+
+def _labels_that_change_are_scrapers(patch: pytest.MonkeyPatch) -> None:
+    def views(series: Iterable[raw_windows.RawSeries], _: float) -> list[raw_windows._View]:
+        shown = [one for one in series if one.times]
+        return list(raw_windows._by_scraper(shown, raw_windows._telling_apart(shown)))
+
+    patch.setattr(raw_windows, "_views", views)
 
 
 def _no_restarts(patch: pytest.MonkeyPatch) -> None:
@@ -558,6 +699,11 @@ PLANTED = {
     "no births": _no_births,
     "births of late scrapes": _births_of_late_scrapes,
     "restarts forgotten": _no_restarts,
+    "counts of one scrape": _counts_of_one_scrape,
+    "a scraper for each series": _a_scraper_for_each_series,
+    "namesakes": _namesakes,
+    "one series is like another": _one_series_is_like_another,
+    "labels that change are scrapers": _labels_that_change_are_scrapers,
     "one sample": _one_sample_says_something,
     "the rest of a window left out": _no_rest_of_a_window,
     "names of the present only": _names_of_now,

@@ -85,7 +85,9 @@ class Listening:
     def __init__(self) -> None:
         self.asked: list[promql.Queries] = []
 
-    async def ask(self, query: str, *_: Any) -> None:
+    async def ask(self, query: str, *more: Any) -> None:
+        *_, sending = more
+        sending()
         self.asked.append((query,))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -49,6 +49,8 @@ class History:
     warmed: float | None
     knows_start: bool
     scrapers: int
+    relabelled: float | None
+    """When the labels of the target changed."""
 
     @cached_property
     def requests(self) -> list[tuple[float, bool]]:
@@ -95,6 +97,16 @@ class History:
 
     def series(self) -> Iterator[RawSeries]:
         """All samples, from a lookback before the window on."""
+        for one in self._series():
+            since = (
+                len(one.times) if self.relabelled is None else bisect_right(one.times, END - self.relabelled)
+            )
+            for team, part in (("x", slice(0, since)), ("y", slice(since, None))):
+                if one.times[part]:
+                    labels = {**one.labels, "team": team}
+                    yield one._replace(labels=labels, times=one.times[part], values=one.values[part])
+
+    def _series(self) -> Iterator[RawSeries]:
         for scraper in range(self.scrapers):
             late = scraper * self.every / 3
             own = TARGET | ({"replica": str(scraper)} if self.scrapers > 1 else {})
@@ -134,6 +146,7 @@ def histories(draw: st.DrawFn) -> History:
     if warmed is not None:
         first = warmed + draw(st.floats(0.0, 100.0))
     restarts = draw(st.lists(st.floats(2 * every, first), max_size=2)) if warmed is None else []
+    scrapers = draw(st.sampled_from([1, 1, 2]))
     return History(
         window=window,
         every=every,
@@ -144,7 +157,8 @@ def histories(draw: st.DrawFn) -> History:
         fails_since=draw(st.floats(0.0, window * 1.5)),
         warmed=warmed,
         knows_start=draw(st.booleans()),
-        scrapers=draw(st.sampled_from([1, 1, 2])),
+        scrapers=scrapers,
+        relabelled=draw(st.none() | st.floats(0.0, window + 100.0)) if scrapers == 1 else None,
     )
 
 
@@ -181,6 +195,11 @@ def test_growth_is_that_of_the_requests(history: History) -> None:
     judge(history)
 
 
+def _all_views(series: Iterable[RawSeries], _: float) -> list[raw_windows._View]:
+    shown = [one for one in series if one.times]
+    return list(raw_windows._by_scraper(shown, raw_windows._telling_apart(shown)))
+
+
 PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "series that appear are old": lambda patch: patch.setattr(raw_windows, "_begun", lambda *_: None),
     "series that appear are new": lambda patch: patch.setattr(
@@ -191,9 +210,8 @@ PLANTED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "warm-ups count": lambda patch: patch.setattr(raw_windows, "known_since", lambda _: -math.inf),
     "the last scrape is the end": lambda patch: patch.setattr(raw_windows, "_reach", lambda *_: 0.0),
-    "one scraper": lambda patch: patch.setattr(
-        raw_windows, "_views", lambda series: [[one for one in series if one.name != UP]]
-    ),
+    "labels that change are scrapers": lambda patch: patch.setattr(raw_windows, "_views", _all_views),
+    "one scraper": lambda patch: patch.setattr(raw_windows, "_telling_apart", lambda _: []),
 }
 
 

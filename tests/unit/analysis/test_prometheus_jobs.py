@@ -133,7 +133,7 @@ async def test_a_pod_is_not_judged_by_some_of_its_processes(
 BEGIN = NOW.timestamp() - 300
 LONG_AGO = BEGIN - promql.LOOKBACK - promql.MOST_LATE
 """Whoever is known since then had its name alone, however late the server answers, and however far it looks back."""
-AS_THEN = {"then": (3.0,), "within": (3.0,)}
+AS_THEN = {"then": (3.0,)}
 DIVIDED: dict[str, tuple[ScrapeTarget, dict[str, tuple[float, ...]], tuple[bool, bool]]] = {
     "there all the time": (ScrapeTarget(pod="p", ip="10.0.0.1", port=8000), AS_THEN, (True, True)),
     "as long as Kubernetes knows": (
@@ -163,17 +163,17 @@ DIVIDED: dict[str, tuple[ScrapeTarget, dict[str, tuple[float, ...]], tuple[bool,
     ),
     "a series more": (
         ScrapeTarget(pod="p", ip="10.0.0.1", port=8000),
-        {"then": (3.0,), "within": (4.0,)},
+        {"then": (3.0,), "came": (1.0,)},
         (False, True),
     ),
     "not scraped then": (
         ScrapeTarget(pod="p", ip="10.0.0.1", port=8000),
-        {"within": (3.0,)},
+        {"came": (3.0,)},
         (False, False),
     ),
     "one of its processes came": (
         ScrapeTarget(pod="p", ip="10.0.0.1", port=8000),
-        {"then": (3.0,), "within": (3.0, 3.0)},
+        {"then": (3.0,), "came": (0.0, 3.0)},
         (False, True),
     ),
 }
@@ -192,6 +192,7 @@ def test_steady_is_who_had_all_series_and_its_name_alone_when_the_window_began(c
         )
         for what, values in counted.items()
         for port, value in enumerate(values, 8000)
+        if value
     ]
 
     found = processes((("pods", (pod,)),), Prepared(told, where), where, BEGIN)
