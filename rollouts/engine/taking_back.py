@@ -24,6 +24,7 @@ from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import CompanionScale, StableScale
 from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import live_shares
+from rollouts.objects.companions import MOST
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["gone", "leave_stable", "raise_stable", "take_back", "take_up_owed", "write_stable"]
@@ -115,15 +116,15 @@ def take_up_owed(draft: Draft) -> None:
         return
     lent = draft.status.stable_scale or _whole_but(draft, owed)
     beside = tuple(one for one in lent.companions if one.identity not in back)
-    draft.set(stable_scale=replace(lent, companions=(*beside, *back.values())))
+    draft.set(stable_scale=replace(lent, companions=(*beside, *back.values())[:MOST]))
 
 
 def _owe(draft: Draft, lent: StableScale, companions: list[CompanionScale]) -> None:
     if draft.obs.deleting or not companions:
         return
-    before = draft.status.owed
-    known = before.companions if before is not None else ()
-    draft.set(owed=replace(_whole_but(draft, lent), companions=(*known, *companions)))
+    before, left = draft.status.owed, {one.identity for one in companions}
+    known = [one for one in before.companions if one.identity not in left] if before is not None else []
+    draft.set(owed=replace(_whole_but(draft, lent), companions=(*known, *companions)[-MOST:]))
 
 
 def _whole_but(draft: Draft, lent: StableScale) -> StableScale:

@@ -13,6 +13,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDeadline, OnDelete, PodCount
 from rollouts.engine.rollout_status import CompanionScale, Phase, ScaleDown, StableScale
 from rollouts.engine.versions import Identity
+from rollouts.objects.companions import MOST
 from rollouts.units import format_weight
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.world import World, pool, spec
@@ -445,6 +446,34 @@ def test_the_number_that_is_owed_is_stored_before_it_is_written() -> None:
     assert [(one.identity, one.full) for one in made.status.stable_scale.companions] == [(P1, 4)]
     made.say("abort")
     assert made.status.owed is None
+
+
+def test_no_more_is_owed_than_a_status_holds() -> None:
+    """Of pools that went in other attempts; stable was given others since."""
+    made = at_half()
+    made.fleets[P1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment makes them")
+    made.say("abort")
+    walked(made, 20)
+    lent = made.status.stable_scale
+    assert lent is not None
+    former = [pool(f"former-{number}") for number in range(MOST)]
+    records = tuple(replace(lent.companions[0], identity=one) for one in former)
+    made.status = replace(made.status, owed=replace(lent, companions=records))
+    made.advance(660)
+
+    def owed_now() -> list[Identity]:
+        return [one.identity for one in made.status.owed.companions] if made.status.owed is not None else []
+
+    assert owed_now() == [*former[1:], P1]
+    another = pool("another")
+    for one in (*former, P1, another):
+        made.fleets[one] = replace(made.fleets[P1], problem=None)
+    beside = (replace(lent.companions[0], identity=another),)
+    made.status = replace(made.status, stable_scale=replace(lent, companions=beside))
+    made.step()
+    assert made.status.stable_scale is not None
+    assert len(made.status.stable_scale.companions) == MOST
+    assert owed_now() == []
 
 
 def test_several_companions_are_owed_and_come_one_by_one() -> None:
