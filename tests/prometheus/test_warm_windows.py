@@ -175,8 +175,8 @@ async def test_series_that_a_warm_up_began_do_not_begin_at_zero(
 
 def _what_was_before_counts(patch: pytest.MonkeyPatch) -> None:
     """Series that were not there at the last scrape before the warm-up began with it."""
-    patch.setattr(asking, "known_since", lambda _: -math.inf)
-    patch.setattr(raw_windows, "_between", lambda one, *_: one)
+    for module in (asking, raw_windows):
+        patch.setattr(module, "known_since", lambda _: -math.inf)
 
 
 @pytest.mark.timeout(150)
