@@ -33,6 +33,19 @@ __all__ = [
 ]
 
 
+class PoolModel(ApiModel):
+    """The pool of what is stored about a workload."""
+
+    kind: Short
+    """InferencePool."""
+    group: Short = ""
+    """API group of the pool."""
+    name: Called
+    """Name of the pool."""
+    source: Source = ""
+    """Empty: only pools have workloads of their own."""
+
+
 class CompanionRefModel(ApiModel):
     """A pool that a version has its pods in, or whose pods work for those of a version."""
 
@@ -101,17 +114,9 @@ class AttemptCapacityModel(ApiModel):
     """Pools whose pods work for those of the versions (`capacity.with`, or the label `inferencerollouts.dev/with`)."""
 
 
-class ScaleDownModel(ApiModel):
+class ScaleDownModel(PoolModel):
     """The workload of a version that lost, until it has been scaled down."""
 
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Called
-    """Name of the pool."""
-    source: Source = ""
-    """Empty: only pools have workloads of their own."""
     since: Time | None = None
     """Since when it has no weight."""
     decided: bool = False
@@ -134,15 +139,9 @@ class ScaleDownModel(ApiModel):
     """What it waits for."""
 
 
-class DrainModel(ApiModel):
+class DrainModel(PoolModel):
     """A version that may have requests and is to lose pods: those are drained, then its workload is scaled."""
 
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Called
-    """Name of the pool."""
     source: Annotated[str, Field(max_length=1024)] = ""
     """Empty: only pools have workloads of their own."""
     replicas: KeptNumber
@@ -172,17 +171,9 @@ class ReturnProgressModel(ApiModel):
     """Since when requests cannot be kept from single pods that are to make room."""
 
 
-class CompanionScaleModel(ApiModel):
+class CompanionScaleModel(PoolModel):
     """The workload of one of stable's companions while stable gives pods: as `stableScale` has stable's own."""
 
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
-    name: Called
-    """Name of the pool."""
-    source: Source = ""
-    """Empty: only pools have workloads of their own."""
     role: Short = ""
     """What tells several companions of a version apart."""
     full: KeptNumber
@@ -205,13 +196,9 @@ class CompanionScaleModel(ApiModel):
     """On the way back: since when its pool, or what makes its pods, has not been there."""
 
 
-class StableScaleModel(ApiModel):
+class StableScaleModel(PoolModel):
     """Stable's workload, from when it is to have fewer replicas than at the start until it has them again."""
 
-    kind: Short
-    """InferencePool."""
-    group: Short = ""
-    """API group of the pool."""
     name: Filled
     """Name of the pool."""
     source: Annotated[str, Field(max_length=1024)] = ""

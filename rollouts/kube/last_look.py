@@ -63,8 +63,10 @@ class Body:
             raise
 
 
-class _Piece(BytesPayload):
-    def __init__(self, value: bytes, *, before: Look) -> None:
+class _LooksFirst(Payload):
+    """Ahead of the payload that it is mixed into."""
+
+    def __init__(self, value: bytes | io.BytesIO, *, before: Look) -> None:
         super().__init__(value)
         self._before = before
 
@@ -73,11 +75,9 @@ class _Piece(BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-class _Pieces(BytesIOPayload):
-    def __init__(self, value: io.BytesIO, *, before: Look) -> None:
-        super().__init__(value)
-        self._before = before
+class _Piece(_LooksFirst, BytesPayload):
+    pass
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._before()
-        await super().write_with_length(writer, content_length)
+
+class _Pieces(_LooksFirst, BytesIOPayload):
+    pass
