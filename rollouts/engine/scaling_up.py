@@ -12,12 +12,13 @@ from datetime import timedelta
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity
 from rollouts.engine.capacity import most_pods, pods_for
-from rollouts.engine.companions import known_pairs, left_out
+from rollouts.engine.companions import companions_in_use, known_pairs, left_out
 from rollouts.engine.converging import asked_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import is_scaled
 from rollouts.engine.lending import needs_back, next_ceiling, restart_clock
 from rollouts.engine.losers import add_owed, companion_owed, leave
+from rollouts.engine.observation import WorkloadView
 from rollouts.engine.parts import Part, parts, room, stable_pods
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
@@ -83,6 +84,7 @@ def scale_up(draft: Draft, policy: Capacity) -> None:
     # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
     says = replace(capacity, selector="") != AttemptCapacity()
     draft.set_current(capacity=capacity if says else None)
+    _say_unnamed(draft, before)
     if not grows or any(is_scaled(draft, part.lends) for part in parts(draft, canary)):
         return
     few = [part for part in parts(draft, canary) if _has_too_few(draft, part)]
@@ -150,6 +152,27 @@ def _leave_former(draft: Draft, before: AttemptCapacity, now: AttemptCapacity) -
             )
         else:
             add_owed(draft, companion_owed(draft, one.canary, before, one, is_canary=True))
+
+
+def _say_unnamed(draft: Draft, before: AttemptCapacity) -> None:
+    """A pool that was stable's companion until another one was named for its role: nobody counts its pods any more.
+
+    Until the first step labels and list say what stable has, and whom its pods serve else is not ours to know. But
+    where they were changed by mistake, those pods take room that was meant for others.
+    """
+    capacity, stable, used = draft.current.capacity, draft.stable.identity, companions_in_use(draft)
+    entry = draft.status.promoted(stable)
+    had = {one.role: one.identity for one in (entry.companions if entry is not None else ())}
+    had |= {one.role: one.stable for one in before.companions}
+    used |= {one.identity: one.role for one in draft.status.scale_downs}
+    for one in capacity.companions if capacity is not None else ():
+        former = had.get(one.role, one.stable)
+        if former not in used and draft.obs.workloads.get(former, WorkloadView()).pods:
+            leave(
+                draft,
+                former,
+                f"{one.stable.name} is {stable.name}'s companion now, and its pods count nowhere",
+            )
 
 
 def _has_too_few(draft: Draft, part: Part) -> bool:

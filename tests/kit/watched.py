@@ -116,8 +116,9 @@ class Watched:
         status = world.status
         assert status.stable is not None
         assert not fleet.managed_by, "an autoscaler's workload is never scaled"
-        version = self.prefill.get(action.identity, action.identity)
-        if version == status.stable.identity:
+        version, lent = self.prefill.get(action.identity, action.identity), status.stable_scale
+        gives = {part.identity for part in lent.parts} if lent is not None else set()
+        if version == status.stable.identity or action.identity in gives:  # whatever a label called stable's
             self._look_at_stable(action)
         elif action.replicas >= fleet.replicas:
             self._look_at_rise(action)
@@ -185,7 +186,9 @@ class Watched:
         running = status.current if status.current and not status.aborted else None
         capacity = running.capacity if running is not None else None
         there = {status.stable.identity, *([running.canary.identity] if running is not None else [])}
-        there |= {pool for pool, version in self.prefill.items() if version == status.stable.identity}
+        named = {one.role: one.stable for one in capacity.companions} if capacity is not None else {}
+        own = (pool for pool, version in self.prefill.items() if version == status.stable.identity)
+        there |= {named.get(self.roles.get(pool, ""), pool) for pool in own}  # as labels had it when it began
         there |= {one.canary for one in capacity.companions} if capacity is not None else set()
         there |= {one.identity for one in status.scale_downs} | self.raised
         return {one for one in there if self.roles.get(one) == self.roles.get(arm)} - {arm}

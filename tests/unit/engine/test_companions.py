@@ -713,6 +713,63 @@ def test_a_label_that_goes_to_another_pool_and_comes_back_leaves_nothing() -> No
     assert [event for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT] == []
 
 
+WIDE = replace(QUICK, max_surge=PodCount(number=100, percent=True))
+
+
+def left(made: World) -> list[str]:
+    """What was said of pods that are not scaled."""
+    return [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+
+
+def test_a_companion_of_stable_counts_nowhere_once_another_is_named_before_the_first_step_and_that_is_said() -> (
+    None
+):
+    made = world(WIDE)
+    assert replicas(made, V2, P1, P2) == [1, 4, 1]
+    made.fleets[P3].scale(2)
+    made.companions[V1] = alone(P3)
+    come(made)
+    made.advance(100)
+    come(made)
+
+    assert made.share_of(V2) * 100 == 10
+    assert left(made) == [
+        "prefill-v1 is not scaled down: prefill-v3 is v1's companion now, and its pods count nowhere"
+    ]
+    assert replicas(made, P1) == [4]
+
+
+def test_so_it_is_for_what_stable_was_promoted_with() -> None:
+    made = promoted(WIDE)
+    for _ in range(4):
+        made.advance(100)
+        come(made)
+    assert replicas(made, P1, P2) == [0, 4]
+    made.fleets[P1].scale(2)
+    made.companions[V2] = alone(P1)
+    to(made, "v3")
+    come(made)
+
+    assert made.share_of(V3) * 100 == 10
+    assert left(made) == [
+        "prefill-v2 is not scaled down: prefill-v1 is v2's companion now, and its pods count nowhere"
+    ]
+
+
+@pytest.mark.parametrize("pods", [0, 4])
+def test_a_companion_that_has_no_pods_or_is_named_again_is_not_spoken_of(pods: int) -> None:
+    made = world(WIDE)
+    if pods:
+        made.companions[V1] = alone(P1)
+    else:
+        made.fleets[P1].scale(0)
+        made.fleets[P1].settle()
+        made.companions[V1] = alone(P3)
+    come(made)
+
+    assert left(made) == []
+
+
 def test_what_a_version_that_is_tried_again_has_is_its_own() -> None:
     made = started()
     made.say("abort")
