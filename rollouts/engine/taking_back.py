@@ -271,8 +271,13 @@ def _lost(draft: Draft, part: Lent) -> dict[Identity, Identity]:
     """Likewise of what lost alone."""
     if not isinstance(part, CompanionScale):
         return {arm: arm for arm in versions_of(draft.status.scale_downs)}
-    lent = draft.status.stable_scale
-    roles = {one.role for one in lent.companions} if lent is not None else set[str]()
+    lent, current = draft.status.stable_scale, draft.status.current
+    capacity = current.capacity if current is not None else None
+    # Of the attempt as well: a kind of which nobody waits for stable's is none that was called otherwise.
+    roles = {
+        one.role for one in (*(lent.companions if lent else ()), *(capacity.companions if capacity else ()))
+    }
+    roles |= set(companions_in_use(draft).values())
     return {
         one.identity: one.of
         for one in draft.status.scale_downs

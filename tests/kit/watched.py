@@ -138,7 +138,9 @@ class Watched:
         full = lent.full
         if action.identity in self.prefill:
             role = self.roles[action.identity]
-            full = next(one.full for one in lent.companions if self.roles[one.identity] == role)
+            same = [one.full for one in lent.companions if self.roles[one.identity] == role]
+            assert same, "for stable's of the same kind"
+            full = same[0]
             policy = replace(policy, min_replicas=1)
         assert action.replicas >= pods_for(share, full, policy), "what its share needs"
 

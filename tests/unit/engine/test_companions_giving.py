@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from rollouts.api.status import read_status, write_status
-from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable
+from rollouts.engine.observation import Blocker, Companion, Draining, NotControllable, Refused
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDeadline, OnDelete, PodCount
 from rollouts.engine.rollout_status import CompanionScale, Phase, ScaleDown, StableScale
@@ -265,6 +265,23 @@ def test_an_autoscaler_of_a_companion_of_stable_has_it_left() -> None:
     assert any("prefill-v1 keeps 2 of 4 replicas" in words for words in said)
 
 
+def test_what_an_autoscaler_leaves_of_one_kind_takes_no_pods_of_it_from_the_canary_for_another_kind() -> None:
+    made = with_roles(prefill=8, encode=4)
+    (v1, v2), encode = (pool("prefill-v1"), pool("prefill-v2")), pool("encode-v1")
+    while made.share_of(V2) * 2 < 1:
+        if made.status.phase is Phase.PAUSED:
+            made.say("promote")
+        walked(made, 1, 9, 9)
+    assert replicas(made, v2, v1, encode) == [4, 4, 2]
+
+    made.fleets[v1].managed_by = "HorizontalPodAutoscaler x"
+    made.refuses = Refused(reason=Reason.TRAFFIC_REFUSED, message="a webhook says no")
+    to(made, "v1")
+    walked(made, 20, 9, 9)
+    assert (made.share_of(V2) * 2, made.fleets[encode].replicas) == (1, 4)
+    assert made.fleets[v2].replicas == 4, "what half of the requests need"
+
+
 def without(made: World, arm: Identity, rounds: int) -> None:
     for _ in range(rounds):
         made.advance(6)
@@ -477,7 +494,7 @@ def test_no_more_is_owed_than_a_status_holds() -> None:
 
 
 def test_several_companions_are_owed_and_come_one_by_one() -> None:
-    made, others = with_roles("a", "b"), [pool("a-v1"), pool("b-v1")]
+    made, others = with_roles(a=4, b=4), [pool("a-v1"), pool("b-v1")]
     for _ in range(60):
         for _ in range(8):
             made.step()
@@ -824,13 +841,13 @@ def test_what_lost_goes_whatever_labels_say_and_stable_gets_its_own_back(label: 
     assert "prefill-v2 is not scaled down: it is a companion of another version by now" in said
 
 
-def with_roles(*roles: str) -> World:
-    """Stable has 8 pods, and 4 of a companion of each role."""
+def with_roles(**roles: int) -> World:
+    """Stable has 8 pods, and so many of a companion of each role."""
     sizes, beside = {V1: 8, V2: 0}, dict[Identity, tuple[Companion, ...] | Blocker]()
-    for arm, size in ((V1, 4), (V2, 0)):
+    for arm in (V1, V2):
         there = tuple(Companion(identity=pool(f"{role}-{arm.name}"), role=role) for role in roles)
         beside[arm] = there
-        sizes |= {one.identity: size for one in there}
+        sizes |= {one.identity: roles[one.role] if arm == V1 else 0 for one in there}
     made = World(
         spec=spec(*STEPS, target="v1", capacity=SPARE),
         rules=[{V1: 100, V2: 0}],
@@ -844,7 +861,7 @@ def with_roles(*roles: str) -> World:
 
 
 def test_the_status_of_the_most_companions_that_may_be_is_stored_and_read() -> None:
-    made, most = with_roles(*"abcdefgh"), 0
+    made, most = with_roles(**dict.fromkeys("abcdefgh", 4)), 0
     for _ in range(40):
         for _ in range(8):
             made.step()
@@ -1058,7 +1075,7 @@ def test_an_autoscaler_that_appears_in_the_middle_ends_the_step_by_its_deadline(
 
 
 def test_what_is_in_the_way_of_several_kinds_drains_once() -> None:
-    made = with_roles("encode", "prefill")
+    made = with_roles(encode=4, prefill=4)
     to(made, "v1")
     made.fleets |= {pool("old"): Fleet.of("old", 3), V2: Fleet.of("v2", 0)}
     lent = [
