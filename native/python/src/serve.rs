@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rollouts_core::encoding::Encoded;
-use rollouts_server::limits::{MAX_CONNECTIONS, PER_CONNECTION};
+use rollouts_server::limits::{MAX_CONNECTIONS, PER_CONNECTION, PER_TLS_SESSION};
 use rollouts_server::{Config, Event, Figures, Flow, Handle, Logic, Pair, Serves, StreamLogic, TlsSource, resolve};
 
 use crate::picker::Picker;
@@ -96,17 +96,19 @@ fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyRes
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let events = Arc::new(Events::default());
     let told = Arc::clone(&events);
+    let tls = options.tls();
+    let each = PER_CONNECTION + if tls.is_some() { PER_TLS_SESSION } else { 0 };
     let config = Config {
         address: address(&options.address)?,
         health_address: match &*options.health_address {
             "" => None,
             text => Some(address(text)?),
         },
-        tls: options.tls(),
+        tls,
         max_message: options.max_message,
         max_waiting: options.beside / WAITING,
         max_queued: options.beside / QUEUED,
-        max_connections: (options.beside / CONNECTIONS / PER_CONNECTION).clamp(LEAST_CONNECTIONS, MAX_CONNECTIONS),
+        max_connections: (options.beside / CONNECTIONS / each).clamp(LEAST_CONNECTIONS, MAX_CONNECTIONS),
         request_timeout: Duration::try_from_secs_f64(options.request_timeout)
             .map_err(|error| PyValueError::new_err(error.to_string()))?,
         threads: if options.threads == 0 { cores } else { options.threads },

@@ -26,7 +26,7 @@ use crate::io::{Buffered, OpenStreams};
 use crate::limits;
 use crate::listen::{Phase, Serves, Shared};
 use crate::places::{Progress, Reason};
-use crate::tls::Certificates;
+use crate::tls::{Certificates, bound};
 
 /// What the streams of a connection share.
 pub(crate) struct Around<L> {
@@ -137,7 +137,7 @@ async fn beginning<L: Logic>(
     let Some(certificates) = certificates else { return Ok(Begun::Plain(socket)) };
     let shaking = async {
         let config = certificates.current(&around.shared.told.events).await;
-        TlsAcceptor::from(config).accept(socket).await
+        TlsAcceptor::from(config).accept_with(socket, bound).await
     };
     let accepted = in_time(around, limits::HANDSHAKE, Reason::SlowHandshake, shaking).await?;
     accepted.map(|socket| Begun::Tls(Box::new(socket))).map_err(|_| Reason::BadHandshake)

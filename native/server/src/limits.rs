@@ -25,6 +25,12 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 /// and HTTP/2 has not taken, its share of what waits there, part of a frame here and there.
 pub const PER_CONNECTION: usize = WRITE_BUFFER + READ_BUFFER + QUEUED_SHARE + 2 * MAX_FRAME as usize;
 
+/// Bytes that TLS has coded and the socket does not take: two records. More only waits here rather than before it.
+pub const TLS_UNSENT: usize = 32 << 10;
+
+/// Bytes that a connection with TLS takes beside `PER_CONNECTION`: what waits, and a record of which a part came.
+pub const PER_TLS_SESSION: usize = TLS_UNSENT + (18 << 10);
+
 /// Bytes that a stream takes by itself.
 pub const PER_STREAM: usize = 8 << 10;
 

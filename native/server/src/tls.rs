@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::limits::READ_CERTIFICATE;
+use crate::limits::{READ_CERTIFICATE, TLS_UNSENT};
 use crate::{Event, Pair, TlsSource};
 
 #[derive(Eq, PartialEq)]
@@ -74,6 +74,11 @@ impl Certificates {
     }
 }
 
+/// TLS keeps no more of what the client does not take than is counted for it.
+pub(crate) fn bound(session: &mut ServerConnection) {
+    session.set_buffer_limit(Some(TLS_UNSENT));
+}
+
 fn read(source: &TlsSource) -> io::Result<Material> {
     let (certificate, key) = match &source.pair {
         Pair::Given { certificate, key } => (certificate.clone(), key.clone()),
@@ -130,7 +135,31 @@ fn chain(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+
     use super::*;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ResolvesServerCert for Nobody {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+    }
+
+    #[test]
+    fn no_more_waits_in_tls_than_is_counted() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Nobody));
+        let mut session = ServerConnection::new(Arc::new(config)).unwrap();
+        bound(&mut session);
+        assert_eq!(session.writer().write(&[0; 4 * TLS_UNSENT]).unwrap(), TLS_UNSENT);
+    }
 
     #[test]
     fn what_cannot_be_used_is_named() {
