@@ -10,7 +10,7 @@ from rollouts.engine.actions import (
     WriteReason,
 )
 from rollouts.engine.commanding import finish_abort_command, obey_abort
-from rollouts.engine.converging import desired_traffic, rule_share
+from rollouts.engine.converging import desired_traffic, rule_share, show_live
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
 from rollouts.engine.observation import Claim
@@ -61,6 +61,8 @@ def _restore(draft: Draft) -> bool:
     records = draft.status.way_back
     if give_back(draft, records, WriteReason.ABORT):
         return False
+    if not draft.writes_traffic:
+        show_live(draft)  # a crash may have come between the last write and its status
     if draft.traffic_problem is None:
         return True
     reason, problem = draft.traffic_problem

@@ -13,6 +13,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import PATIENCE, STARTING
 from rollouts.engine.rollout_status import Phase
 from rollouts.engine.versions import Identity
+from rollouts.units import Weight
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.world import World, pause, spec, weight
 from tests.unit.engine.test_making_room import (
@@ -314,6 +315,16 @@ def test_while_it_is_deleted_abort_returns_all_of_it_at_once_and_nothing_else_is
     go(made, 20)
     assert not made.finalizer
     assert replicas(made) == (N, 0)
+
+
+def test_what_the_canary_keeps_in_a_deletion_is_said_as_it_is_stored_after_a_crash_behind_the_write() -> None:
+    made = deleted()
+    before = replace(made.status, weight=made.status.weight.put(Weight(5_000), made.now))
+    made.status = before
+    made.step()
+
+    assert made.share_of(V2) * 8 == 3
+    assert made.status.weight.applied == 3_750
 
 
 @pytest.mark.parametrize("gone", ["workload", "pool"])
