@@ -146,14 +146,14 @@ def _refusal(
     if wrong := _not_beside(stable, capacity, counted):
         return wrong
     if none_given is not None and none_given.certain:
-        return f"{Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}"
+        return f"{none_given.reason}: {none_given.why}: {none_given.fix}"
     return ""
 
 
 def _doubts(capacity: Capacity, beside: Sequence[Beside], none_given: NothingGiven | None) -> Iterator[str]:
     """What may be otherwise than the figures say, for want of something that nobody said, or by a timeout."""
     if none_given is not None:
-        what = f"{Reason.CAPACITY_INFEASIBLE}: {none_given.why}: {none_given.fix}"
+        what = f"{none_given.reason}: {none_given.why}: {none_given.fix}"
         yield f"Capacity: it may wait as {what}."
     if (short := short_drain(capacity, companions=bool(beside))) is not None:
         yield f"Drain: {short[0]}: {short[1]}."

@@ -11,6 +11,7 @@ from typing import Any
 
 from rollouts.api.status import read_status
 from rollouts.engine.capacity import companion_pods, needs_room, pods_for, way_around
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.objects.companions import Belongs, belongs, companions_of, within
 from rollouts.objects.fields import map_of, metadata_of, text_at, text_of
@@ -33,11 +34,13 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NothingGiven:
-    """Stable would give no pods. ``certain``: it is known how many it has, and that the plan needs some of them."""
+    """Stable would give no pods. ``certain``: it is known how many it has, and that the plan needs some of them;
+    ``reason``: as the status has it."""
 
     why: str
     fix: str
     certain: bool
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,9 @@ def nothing_given(
         if certain
         else "take that away, or set maxSurge so that all fit beside stable's pods"
     )
-    return NothingGiven(why=why, fix=fix, certain=certain)
+    begun = read_status(rollout.get("status"))[0].started_at is not None
+    reason = Reason.CAPACITY_MANAGED_ELSEWHERE if begun else Reason.CAPACITY_INFEASIBLE
+    return NothingGiven(why=why, fix=fix, certain=certain, reason=reason)
 
 
 def _kinds(

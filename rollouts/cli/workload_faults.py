@@ -9,7 +9,6 @@ from typing import Any
 from rollouts.api.references import listed_companions, serving_pools
 from rollouts.cli.drain_time import short_drain
 from rollouts.cli.scaled_elsewhere import nothing_given
-from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, WarmUp
 from rollouts.objects.companions import (
     ROLE_LABEL,
@@ -83,9 +82,7 @@ def workload_faults(
     said += [one for pool in objects if pool.get("kind") == _POOL for one in within(pool)]
     yield from _of_companions(rollout, said, listed)
     if (kept := nothing_given(rollout, policy, objects)) is not None:
-        waits = (
-            f"a rollout {'waits' if kept.certain else 'may wait'} as {Reason.CAPACITY_INFEASIBLE} until then"
-        )
+        waits = f"a rollout {'waits' if kept.certain else 'may wait'} as {kept.reason} until then"
         yield WorkloadFault(bad=kept.certain, text=kept.why, fix=f"{kept.fix}: {waits}", about=rollout)
     beside = any(one.of in names for one in (*said, *listed))
     if (short := short_drain(policy, companions=beside)) is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rollouts.api.status import write_status
 from rollouts.cli.doctor import diagnose
 from rollouts.cli.findings import Level
 from rollouts.cli.lint import lint_documents
@@ -14,6 +15,7 @@ from rollouts.cli.lint_findings import Severity
 from rollouts.objects import kinds
 from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
 from tests.unit.cli.test_doctor import Cluster, sound
+from tests.unit.engine.test_making_room import at_half
 
 API = "inferencerollouts.dev/v1alpha1"
 POOL = {
@@ -377,6 +379,25 @@ async def test_doctor_knows_by_the_replicas_whether_stable_has_to_give_some(surg
     assert [one.level for one in found] == ([Level.BAD] if words else [])
     assert all(f"HorizontalPodAutoscaler auto scales Deployment {scaled}" in one.text for one in found)
     assert all(words in one.fix and "waits as CapacityInfeasible until then" in one.fix for one in found)
+
+
+async def test_doctor_names_an_autoscaler_in_the_middle_of_a_rollout_as_the_status_does():
+    pools = [
+        POOL,
+        {**POOL, "metadata": {"name": "v1"}, "spec": {"selector": {"matchLabels": {"release": "v1"}}}},
+    ]
+    objects = [
+        *pools,
+        deployment(replicas=4),
+        deployment("vllm-v1", release="v1", replicas=5),
+        scaler("vllm"),
+    ]
+    cluster = stored(sound(), objects, maxSurge=1, minStable=1)
+    cluster.objects[kinds.ROLLOUT]["demo"]["status"] = write_status(at_half().status)
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+    (found,) = (one for one in checks if "gives none" in one.text)
+
+    assert "waits as CapacityManagedElsewhere until then" in found.fix
 
 
 TIMEOUTS = [
