@@ -35,8 +35,10 @@ _RECHECK = timedelta(seconds=5)
 
 def scale_down(draft: Draft, policy: LoserPolicy, *, hurry: bool) -> None:
     """One look at each version that lost; ``hurry``: its pods are needed, or nobody will come back to them."""
-    looked = [_look(draft, one, policy, hurry=hurry) for one in draft.status.scale_downs]
-    draft.set(scale_downs=tuple(one for one in looked if one is not None))
+    for one in sorted(draft.status.scale_downs, key=lambda one: one.of is None):  # who is followed goes last
+        looked = _look(draft, one, policy, hurry=hurry)
+        left = (looked if other is one else other for other in draft.status.scale_downs)
+        draft.set(scale_downs=tuple(other for other in left if other is not None))
 
 
 def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> ScaleDown | None:
@@ -67,8 +69,11 @@ def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> 
         return None
     if view.what and view.replicas <= to:
         # Pods that are ending count beside a canary's until they are gone.
-        gone = draft.obs.deleting or view.live <= to
-        return None if gone else replace(one, reached=True, message=f"pods of {name} are ending")
+        ending = view.live > to
+        if not (_is_followed(draft, one) or (ending and not draft.obs.deleting)):
+            return None
+        then = "are ending" if ending else "are gone; what works for it goes next"
+        return replace(one, reached=True, message=f"pods of {name} {then}")
     # While stable lacks pods it may need the room of these: they are left when that is over.
     if not needs_back(draft.status) and _works_for_kept(draft, one, policy):
         whose = one.of.name if one.of else name
@@ -113,6 +118,12 @@ def _goal(one: ScaleDown, policy: LoserPolicy) -> int:
     """Replicas of what lost: scaleDown.to, and of a companion what goes with so many."""
     to = policy.to
     return to if one.of is None else companion_pods(to, one.pods, one.of_pods)
+
+
+def _is_followed(draft: Draft, one: ScaleDown) -> bool:
+    """Whether companions are still to follow a version whose pods are gone: it stays for as long, so that a picture
+    from before, which a new process may begin with, says nothing about a version that keeps its pods."""
+    return any(other.of == one.identity and other is not one for other in draft.status.scale_downs)
 
 
 def _works_for_kept(draft: Draft, one: ScaleDown, policy: LoserPolicy) -> bool:

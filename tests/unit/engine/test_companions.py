@@ -634,13 +634,38 @@ def test_companions_keep_their_pods_while_nobody_knows_which_stable_has() -> Non
         made.advance(70)
         come(made)
     assert replicas(made, V1, P1) == [0, 4]
-    assert [one.message for one in made.status.scale_downs] == ["two of them"]
+    assert [one.message for one in made.status.scale_downs] == [
+        "pods of v1 are gone; what works for it goes next",
+        "two of them",
+    ]
 
     made.companions[V2] = alone(P1)  # one for both versions, which is seen only now
     made.settle()
     assert made.status.scale_downs == ()
 
     assert replicas(made, P1) == [4]
+
+
+def test_a_picture_from_before_the_end_of_decode_keeps_no_prefill() -> None:
+    made = promoted()
+    made.advance(70)
+    assert replicas(made, V1, P1) == [0, 4]
+    made.fleets[P1].in_flight = 2
+    come(made)
+    assert made.fleets[V1].taken == 0
+
+    now = made.fleets[V1]
+    made.fleets[V1] = Fleet.of(V1.name, 8)  # as a process sees it that has just begun
+    made.fleets[P1].in_flight = 0
+    made.step()
+    made.fleets[V1] = now
+    for _ in range(4):
+        made.advance(70)
+        come(made)
+
+    assert replicas(made, V1, P1) == [0, 0]
+    assert left(made) == []
+    assert made.status.scale_downs == ()
 
 
 def test_nor_does_that_hold_a_deletion() -> None:
