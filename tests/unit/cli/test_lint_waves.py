@@ -39,8 +39,8 @@ def rollout(wave: int | None, **traffic: Any) -> Object:
     return obj("Rollout", "demo", wave, "inferencerollouts.dev/v1alpha1", spec=spec)
 
 
-def pool(wave: int | None) -> Object:
-    spec = {"selector": {"matchLabels": {"app": "x"}}, "endpointPickerRef": {"name": "picker"}}
+def pool(wave: int | None, **labels: str) -> Object:
+    spec = {"selector": {"matchLabels": {"app": "x", **labels}}, "endpointPickerRef": {"name": "picker"}}
     return obj("InferencePool", "v2", wave, spec=spec)
 
 
@@ -52,6 +52,19 @@ NEEDED: dict[str, tuple[list[Object], Object]] = {
     "its pods": ([pool(0)], obj("Deployment", "x", 1, spec=PODS)),
     "its groups of pods": (
         [pool(0)],
+        obj("LeaderWorkerSet", "x", 1, spec={"leaderWorkerTemplate": {"workerTemplate": PODS["template"]}}),
+    ),
+    "its leaders by labels of their own": (
+        [pool(0)],
+        obj(
+            "LeaderWorkerSet",
+            "x",
+            1,
+            spec={"leaderWorkerTemplate": {"leaderTemplate": PODS["template"], "workerTemplate": {}}},
+        ),
+    ),
+    "its leaders by a label that only pods have": (
+        [pool(0, **{"leaderworkerset.sigs.k8s.io/worker-index": "0"})],
         obj("LeaderWorkerSet", "x", 1, spec={"leaderWorkerTemplate": {"workerTemplate": PODS["template"]}}),
     ),
     "its picker": ([pool(0)], obj("Service", "picker", 1)),
