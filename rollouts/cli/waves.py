@@ -178,4 +178,6 @@ def _templates(spec: Object) -> Iterator[str]:
 
 def _labels(workload: Object) -> Object:
     """Labels of the pods that a workload makes; a Pod's own."""
-    return map_of(metadata_of(workload).get("labels")) if workload.get("kind") == "Pod" else pod_labels(workload)
+    return (
+        map_of(metadata_of(workload).get("labels")) if workload.get("kind") == "Pod" else pod_labels(workload)
+    )

@@ -326,6 +326,19 @@ def test_other_tools_objects_are_translated(name: str) -> None:
         assert part in result.output
 
 
+def test_a_rollout_of_openkruise_is_left_alone() -> None:
+    spec = {"workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "strategy": {}}
+    other = {
+        "apiVersion": "rollouts.kruise.io/v1beta1",
+        "kind": "Rollout",
+        "metadata": {"name": "x"},
+        "spec": spec,
+    }
+    result = run(f"{SOUND}---\n{yaml.safe_dump(other)}")
+
+    assert (result.exit_code, result.output) == (0, run(SOUND).output)
+
+
 ROUTE = """\
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
