@@ -48,8 +48,10 @@ Object = Mapping[str, Any]
 _POOL = "InferencePool"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 GITOPS_FIX = (
-    "leave replicas out of Git; or let Argo CD ignore it (ignoreDifferences with jsonPointers: [/spec/replicas], and "
-    "the sync option RespectIgnoreDifferences=true)"
+    "leave replicas out of Git from the start: taken out of one that runs, it falls to one pod unless `kubectl apply "
+    "edit-last-applied` took it out first; or let Argo CD ignore it (ignoreDifferences with jsonPointers: "
+    "[/spec/replicas], and the sync option RespectIgnoreDifferences=true in an Application without adopted routes and "
+    "models, whose lists it freezes)"
 )
 
 

@@ -109,7 +109,8 @@ def test_replicas_in_the_files_are_somebody_elses_to_set():
 
     ((finding),) = found
     assert (finding.document, finding.path, finding.severity) == (2, ("spec", "replicas"), Severity.HINT)
-    assert "RespectIgnoreDifferences=true" in finding.text
+    assert "RespectIgnoreDifferences=true in an Application without adopted routes" in finding.text
+    assert "taken out of one that runs, it falls to one pod" in finding.text
 
 
 def listing(*pools: str) -> dict[str, Any]:
