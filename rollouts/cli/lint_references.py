@@ -187,8 +187,9 @@ def _unlisted(route: Object, spec: Object, namespace: str, where: str, path: Pat
         text = f"no rule of {name_of(route)} is named as ruleNames say: correct them, or leave them out"
         yield problem(where, text, rule="reference", path=path)
     elif pool not in listed:
+        own = f" of namespace {namespace}" if namespace else ""
         text = (
-            f"no rule of {name_of(route)} lists {_POOL} {pool:.63}, so that no attempt begins: add it to the "
+            f"no rule of {name_of(route)} lists {_POOL} {pool:.63}{own}, so that no attempt begins: add it to the "
             "backendRefs beside the pool that serves, with weight: 0, or set addBackend: true"
         )
         yield problem(where, text, rule="reference", path=path)

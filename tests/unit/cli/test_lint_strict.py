@@ -390,7 +390,7 @@ BOTH = listed("v1") + listed("v1", "v2")
     [
         (listed("v1", "v2"), ("", ""), ""),
         (listed("v1"), ("", ""), "no rule of HTTPRoute/route lists InferencePool v2"),
-        (AWAY, within("default"), "lists InferencePool v2"),
+        (AWAY, within("default"), "lists InferencePool v2 of namespace default"),
         (AWAY, within("team-b"), ""),
         (listed("v1"), of(addBackend=True), ""),
         (BOTH, ("", ""), ""),
