@@ -147,10 +147,14 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
         template = "Template" in kind and _name(obj) in templates
         if template or any(one.kind == kind and one.is_part(obj, name) for one, name in carriers):
             yield obj
-    services = {pool.picker.name for pool in pools if pool.picker is not None}
+    names = {pool.picker.name for pool in pools if pool.picker is not None}
+    services = [obj for obj in objects if obj.get("kind") == "Service" and _name(obj) in names]
+    yield from services
+    picked = [map_of(map_of(service.get("spec")).get("selector")) for service in services]
     for obj in objects:
-        runs = obj.get("kind") in _WORKLOADS and any(makes_pods_of(_labels(obj), pool) for pool in pools)
-        if runs or (obj.get("kind") == "Service" and _name(obj) in services):
+        labels = _labels(obj) if obj.get("kind") in _WORKLOADS else {}
+        picks = any(one and one.items() <= labels.items() for one in picked)
+        if picks or any(makes_pods_of(labels, pool) for pool in pools):
             yield obj
 
 

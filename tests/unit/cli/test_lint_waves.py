@@ -68,6 +68,10 @@ NEEDED: dict[str, tuple[list[Object], Object]] = {
         obj("LeaderWorkerSet", "x", 1, spec={"leaderWorkerTemplate": {"workerTemplate": PODS["template"]}}),
     ),
     "its picker": ([pool(0)], obj("Service", "picker", 1)),
+    "its picker's pods": (
+        [pool(0), obj("Service", "picker", 0, spec={"selector": {"app": "epp"}})],
+        obj("Deployment", "epp", 1, spec={"template": {"metadata": {"labels": {"app": "epp", "more": "y"}}}}),
+    ),
     "its template": ([], obj("AnalysisTemplate", "latency", 1)),
 }
 
