@@ -61,6 +61,8 @@ class Selector:
     """(label, prefix): the label's value begins with it."""
     present: str = ""
     """A label that must not be empty."""
+    absent: str = ""
+    """A label that must be empty or not there: with it are parts of a sum that stands beside them."""
     sign: int = 1
     """-1: what it counts is taken off."""
     over: Over = Over.SUM
@@ -69,7 +71,7 @@ class Selector:
         """Whether a label set counts."""
         if self.prefix is not None and not labels.get(self.prefix[0], "").startswith(self.prefix[1]):
             return False
-        if self.present and not labels.get(self.present):
+        if (self.present and not labels.get(self.present)) or (self.absent and labels.get(self.absent)):
             return False
         if any(labels.get(key) in values for key, values in (self.none_of or {}).items()):
             return False
@@ -235,6 +237,11 @@ def _finished(name: str, reason: str) -> Groups:
     return (_one(name, any_of={"finished_reason": (reason,)}),)
 
 
+def _sum_of_priorities(name: str) -> tuple[Selector, ...]:
+    """Of SGLang with ``--enable-priority-scheduling``: the sum has an empty label, and each priority a series."""
+    return _one(name, absent="priority")
+
+
 _NO_CLIENTS = {
     "method": ("GET", "HEAD", "OPTIONS"),
     "handler": ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
@@ -300,11 +307,15 @@ SERVERS: Mapping[str, Mapping[str, Groups]] = {
         preemptions="num_retracted_requests_total",
         aborted="num_aborted_requests_total",
         kv_cache="token_usage",
-        waiting="num_queue_reqs",
-        in_flight="num_running_reqs+num_queue_reqs",
         tokens="generation_tokens_total+prompt_tokens_total",
         load="num_requests_total",
         requests="num_requests_total",
+        picked={
+            "waiting": (_sum_of_priorities("sglang:num_queue_reqs"),),
+            "in_flight": (
+                _sum_of_priorities("sglang:num_running_reqs") + _sum_of_priorities("sglang:num_queue_reqs"),
+            ),
+        },
     ),
     # Names of tensorrt_llm/metrics/collector.py, read from its text and not yet from a server: trtllm-serve has them at
     # /prometheus/metrics, so for Prometheus sources. Its errors are counted apart from its successes, and a share

@@ -211,7 +211,7 @@ def _ignore_checks(
     where: str, one: Adopted, ignored: IgnoredWeights, application: Object, configmap: Object | None
 ) -> Iterator[Check]:
     """Whether a rule covers the weights, and none freezes Git's own edits."""
-    rules = list(rules_for(ignored, configmap, application))
+    rules = list(rules_for(ignored, configmap, application, namespace=one.namespace, name=one.name))
     for place, text in rules:
         if "managedFieldsManagers" in text:
             yield bad(

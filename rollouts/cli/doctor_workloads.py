@@ -30,7 +30,7 @@ async def workload_checks(client: KubeClient, rollout: Object, parsed: ParsedRol
     objects = list[Object]()
     for resource in (*kinds.POOLS, *WORKLOADS.values(), AUTOSCALER):
         objects += await listed(client, resource, parsed.namespace)
-    for fault in workload_faults(rollout, parsed.spec.canary.capacity, objects):
+    for fault in workload_faults(rollout, parsed.spec.canary.capacity, objects, everything=True):
         yield (bad if fault.bad else warn)(f"{where}: {fault.text}", fault.fix)
     async for check in _prompts(client, where, parsed.namespace, parsed.spec.canary.capacity.warm_up):
         yield check

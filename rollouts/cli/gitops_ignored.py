@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
@@ -20,6 +21,8 @@ __all__ = ["IGNORED", "IgnoredWeights", "ignore_key", "rules_for"]
 
 _CONSENT = f'select(.metadata.annotations["{CONSENT_ANNOTATION}"] != null)'
 _PREFIX = "resource.customizations.ignoreDifferences"
+_WHOSE = ("group", "kind", "name", "namespace")
+"""What a rule of an Application is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +58,30 @@ def ignore_key(resource: Resource) -> str:
 
 
 def rules_for(
-    ignored: IgnoredWeights, configmap: Mapping[str, Any] | None, application: Mapping[str, Any]
+    ignored: IgnoredWeights,
+    configmap: Mapping[str, Any] | None,
+    application: Mapping[str, Any],
+    *,
+    namespace: str,
+    name: str,
 ) -> Iterator[tuple[str, str]]:
-    """(where it is written, text) of each rule for the kind: in ``argocd-cm``, and in one Application."""
+    """(where it is written, text) of each rule for an object of the kind: in ``argocd-cm``, and in one Application."""
     data = (configmap or {}).get("data") or {}
     for key in (ignore_key(ignored.resource), f"{_PREFIX}.all"):
         if key in data:
             yield "argocd-cm", str(data[key])
-    name = f"Application {(application.get('metadata') or {}).get('name')}"
+    where = f"Application {(application.get('metadata') or {}).get('name')}"
     for rule in (application.get("spec") or {}).get("ignoreDifferences") or []:
-        if not isinstance(rule, Mapping) or rule.get("kind") not in (ignored.resource.kind, "*"):
-            continue
-        if rule.get("group", "") in (ignored.resource.group, "*", ""):
-            yield name, str({key: value for key, value in rule.items() if key not in ("kind", "group")})
+        if isinstance(rule, Mapping) and _is_for(rule, ignored.resource, namespace, name):
+            yield where, str({key: value for key, value in rule.items() if key not in _WHOSE})
+
+
+def _is_for(rule: Mapping[str, Any], resource: Resource, namespace: str, name: str) -> bool:
+    """Group and kind are patterns, and a group that is left out is the core one; name and namespace narrow it."""
+    said = {key: str(rule.get(key) or "") for key in _WHOSE}
+    return (
+        fnmatchcase(resource.group, said["group"])
+        and fnmatchcase(resource.kind, said["kind"])
+        and said["name"] in ("", name)
+        and said["namespace"] in ("", namespace)
+    )

@@ -27,6 +27,8 @@ API_VERSION = f"{GROUP}/{VERSION}"
 _DEEPEST_LIST = 4
 _MAX_LISTED = 100_000
 _TOOLS = {ARGO_GROUP: "Argo Rollouts", FLAGGER_GROUP: "Flagger"}
+_OTHERS = "rollouts.kruise.io"
+"""The group of OpenKruise Rollouts, near ours in name alone: for web servers, in the same cluster."""
 _OF_TOOLS = frozenset(
     {"Rollout", "AnalysisTemplate", "ClusterAnalysisTemplate", "AnalysisRun", "Experiment"}
     | {"Canary", "MetricTemplate", "AlertProvider"}
@@ -102,7 +104,7 @@ def _said_version(obj: Mapping[str, Any]) -> str:
 
 
 def _nearly_ours(group: str) -> bool:
-    return bool(nearest(group, [GROUP], cutoff=0.85)) or "rollout" in group.lower()
+    return group != _OTHERS and (bool(nearest(group, [GROUP], cutoff=0.85)) or "rollout" in group.lower())
 
 
 def _of_tool(obj: Mapping[str, Any], where: str, tool: str, *, alone: bool) -> Iterator[Finding]:

@@ -8,13 +8,16 @@ from typing import Any
 
 from rollouts.api.references import traffic_names, version_names
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, asked_in, kind_of, object_targets
+from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.cli.lint_findings import Finding, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
 from rollouts.cli.yaml_source import Path
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_of
 from rollouts.objects.grants import GRANT_KIND, foreign_refs
 from rollouts.objects.pools import read_pool
+from rollouts.traffic.backends import backend_refs, pool_of, rules_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 from rollouts.units import Weight, parse_weight
 
@@ -85,6 +88,7 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         obj = known.named(kind, name, namespace)
         if obj is not None:
             yield from _consent(obj, rollout, path)
+            yield from _unlisted(obj, spec, namespace or _namespace(obj), where, path)
             yield from _ungranted(known, map_of(obj.get("spec")), namespace or _namespace(obj), where, path)
     for index, entry in enumerate(list_of(map_of(spec.get("traffic")).get("httpRoutes"))):
         template = map_of(map_of(entry).get("template"))
@@ -163,6 +167,37 @@ def picker_findings(known: Known, pool: Object) -> Iterator[Finding]:
     spec = map_of(pool.get("spec"))
     field = next((one for one in _PICKER_FIELDS if one in spec), "")
     yield hint(name_of(pool), f"{text}: {told}", rule="reference", path=("spec", field, "name"))
+
+
+def _unlisted(route: Object, spec: Object, namespace: str, where: str, path: Path) -> Iterator[Finding]:
+    """An Adopted HTTPRoute none of whose rules has an entry for the new pool: no attempt begins.
+
+    Which rules are weighed depends on what serves; one of them at least has to have it. Patches have no rules.
+    """
+    pool = text_of(map_of(map_of(spec.get("target")).get("pool")).get("name"))
+    rules = rules_of(route.get("spec")) if route.get("kind") == HTTP_ROUTE.kind else []
+    entries = map(map_of, list_of(map_of(spec.get("traffic")).get(HTTP_ROUTE.field)))
+    entry = next((one for one in entries if one.get("name") == metadata_of(route).get("name")), {})
+    if not pool or not rules or entry.get("addBackend") is True:
+        return
+    names = list_of(entry.get("ruleNames"))
+    chosen = [rule for rule in rules if not names or map_of(rule).get("name") in names]
+    listed = {found.name for rule in chosen for ref in backend_refs(rule) if (found := _pool(ref, namespace))}
+    if not chosen:
+        text = f"no rule of {name_of(route)} is named as ruleNames say: correct them, or leave them out"
+        yield problem(where, text, rule="reference", path=path)
+    elif pool not in listed:
+        own = f" of namespace {namespace}" if namespace else ""
+        text = (
+            f"no rule of {name_of(route)} lists {_POOL} {pool:.63}{own}, so that no attempt begins: add it to the "
+            "backendRefs beside the pool that serves, with weight: 0, or set addBackend: true"
+        )
+        yield problem(where, text, rule="reference", path=path)
+
+
+def _pool(ref: Any, namespace: str) -> Identity | None:
+    """The pool of the route's namespace that an entry names, of any where the files leave that to whoever applies."""
+    return pool_of(ref, namespace or text_of(map_of(ref).get("namespace")))
 
 
 def _namespace(obj: Object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +15,12 @@ import yaml
 from rollouts.cli.connect import connection_options, default_namespace, with_client
 from rollouts.cli.picker_objects import ModelServerAccess, PickerInstallation, picker_objects
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import KindNotServed, NotFound
+from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
+from rollouts.objects.fields import dict_at, map_of, metadata_of
 from rollouts.objects.pools import Pool, read_pool
+from rollouts.objects.workloads import WORKLOADS
 from rollouts.peers import PickerNeeds, gateway_peers
 from rollouts.picker.core.routing import Unready
 from rollouts.picker.filesource import ObjectsUnreadable, load_objects
@@ -98,7 +102,7 @@ def picker_manifest(
 
     Service, Deployment, ServiceAccount, Role and RoleBinding, a PodDisruptionBudget for several replicas, and with
     --gateway istio a DestinationRule: the same as the chart's value `pickers`.
-    Exit status 2 when there is no such pool or it names no picker.
+    Exit status 2 when there is no such pool, it names no picker, or another picker has that name.
     """
     servers = _access(
         model_server_scheme, model_server_name, model_server_insecure_skip_verify, model_server_secret
@@ -118,6 +122,12 @@ def picker_manifest(
         destination_rule=needs.destination_rule,
         servers=servers,
     )
+    there = (
+        _objects(objects)
+        if objects is not None
+        else with_client(kubeconfig, context, lambda client: _named(client, what.namespace, what.service))
+    )
+    _spare_others(there, what)
     document(yaml.safe_dump_all(picker_objects(what), sort_keys=False), nl=False)
 
 
@@ -157,11 +167,42 @@ async def _from_cluster(client: KubeClient, namespace: str, name: str) -> dict[s
     raise _Unusable(f"there is no InferencePool {name} in namespace {namespace}")
 
 
-def _from_files(path: Path, namespace: str | None, name: str) -> Pool:
+def _objects(path: Path) -> list[Mapping[str, Any]]:
     try:
-        pools = [read_pool(item) for item in load_objects(path) if item.get("kind") == "InferencePool"]
+        return load_objects(path)
     except ObjectsUnreadable as error:
         raise _Unusable(str(error)) from error
+
+
+async def _named(client: KubeClient, namespace: str, name: str) -> list[Mapping[str, Any]]:
+    """The Deployment and Service of that name, as far as they are there and may be read."""
+    found = list[Mapping[str, Any]]()
+    for resource in (WORKLOADS["Deployment"], kinds.SERVICE):
+        with contextlib.suppress(NotFound, KindNotServed, Forbidden):
+            found.append({**await client.get(resource, namespace, name), "kind": resource.kind})
+    return found
+
+
+def _spare_others(objects: Iterable[Mapping[str, Any]], what: PickerInstallation) -> None:
+    """Raises _Unusable where another picker has the name, as those of Inference Extension's charts have: its Service
+    would lose its pods, and its Deployment, whose selector cannot change, refuse ours."""
+    for one in objects:
+        meta, spec = metadata_of(one), map_of(one.get("spec"))
+        if meta.get("name") != what.service or meta.get("namespace", what.namespace) != what.namespace:
+            continue
+        selector = (
+            spec.get("selector") if one.get("kind") == "Service" else dict_at(spec, "selector", "matchLabels")
+        )
+        if one.get("kind") in ("Deployment", "Service") and selector != what.selector:
+            raise _Unusable(
+                f"{one['kind']} {what.service} is there, and not of our picker: applied over it, ours would leave the "
+                "pool without any. Write another name of a Service into the pool's file, print from that with "
+                "--objects FILE, apply it, and the pool once its pods are Ready"
+            )
+
+
+def _from_files(path: Path, namespace: str | None, name: str) -> Pool:
+    pools = [read_pool(item) for item in _objects(path) if item.get("kind") == "InferencePool"]
     groups = [resource.group for resource in kinds.POOLS]
     found = [pool for pool in pools if pool.name == name and pool.group in groups]
     found = [pool for pool in found if not namespace or pool.namespace in ("", namespace)]

@@ -17,6 +17,7 @@ from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, object_target
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import Pool
+from rollouts.objects.workloads import makes_pods_of, pod_labels
 
 __all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings", "wave_of"]
 
@@ -146,10 +147,14 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
         template = "Template" in kind and _name(obj) in templates
         if template or any(one.kind == kind and one.is_part(obj, name) for one, name in carriers):
             yield obj
-    services = {pool.picker.name for pool in pools if pool.picker is not None}
+    names = {pool.picker.name for pool in pools if pool.picker is not None}
+    services = [obj for obj in objects if obj.get("kind") == "Service" and _name(obj) in names]
+    yield from services
+    picked = [map_of(map_of(service.get("spec")).get("selector")) for service in services]
     for obj in objects:
-        runs = obj.get("kind") in _WORKLOADS and any(pool.selects(_labels(obj)) for pool in pools)
-        if runs or (obj.get("kind") == "Service" and _name(obj) in services):
+        labels = _labels(obj) if obj.get("kind") in _WORKLOADS else {}
+        picks = any(one and one.items() <= labels.items() for one in picked)
+        if picks or any(makes_pods_of(labels, pool) for pool in pools):
             yield obj
 
 
@@ -176,8 +181,7 @@ def _templates(spec: Object) -> Iterator[str]:
 
 
 def _labels(workload: Object) -> Object:
-    """Labels of the pods that a workload makes."""
-    spec = map_of(workload.get("spec"))
-    group = map_of(map_of(spec.get("leaderWorkerTemplate")).get("workerTemplate"))
-    template = workload if workload.get("kind") == "Pod" else map_of(spec.get("template")) or group
-    return map_of(metadata_of(template).get("labels"))
+    """Labels of the pods that a workload makes; a Pod's own."""
+    return (
+        map_of(metadata_of(workload).get("labels")) if workload.get("kind") == "Pod" else pod_labels(workload)
+    )

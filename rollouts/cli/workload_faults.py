@@ -47,8 +47,10 @@ Object = Mapping[str, Any]
 _POOL = "InferencePool"
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 GITOPS_FIX = (
-    "leave replicas out of Git; or let Argo CD ignore it (ignoreDifferences with jsonPointers: [/spec/replicas], and "
-    "the sync option RespectIgnoreDifferences=true)"
+    "leave replicas out of Git from the start: taken out of one that runs, it falls to one pod unless `kubectl apply "
+    "edit-last-applied` took it out first; or let Argo CD ignore it (ignoreDifferences with jsonPointers: "
+    "[/spec/replicas], and the sync option RespectIgnoreDifferences=true in an Application without adopted routes and "
+    "models, whose lists it freezes)"
 )
 
 
@@ -64,12 +66,13 @@ class WorkloadFault:
 
 
 def workload_faults(
-    rollout: Object, policy: Capacity | None, objects: Sequence[Object]
+    rollout: Object, policy: Capacity | None, objects: Sequence[Object], *, everything: bool
 ) -> Iterator[WorkloadFault]:
     """Of the pools that the Rollout names, as far as they are among the objects. Nothing without a ``policy``, which
     may be that of a shared strategy.
 
-    Objects have their kind; namespaces are the caller's to have looked at.
+    Objects have their kind; namespaces are the caller's to have looked at. ``everything``: a workload that is not among
+    them is nowhere. Files often hold pools and their pickers alone: then it may be in the cluster.
     """
     if policy is None:
         return
@@ -89,6 +92,8 @@ def workload_faults(
         yield WorkloadFault(bad=False, text=short[0], fix=short[1], about=rollout)
     yield from _missing(rollout, listed, {_name(pool) for pool in objects if pool.get("kind") == _POOL})
     names |= {one.pool for one in (*said, *listed) if one.of in names}
+    pools = [read_pool(dict(one)) for one in objects if one.get("kind") == _POOL]
+    complete = everything or any(makes_pods_of(pod_labels(one), pool) for one in workloads for pool in pools)
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
             scalers = [one for one in objects if one.get("kind") in AUTOSCALERS]
@@ -97,7 +102,7 @@ def workload_faults(
             yield from _of_roles(pool)
             for part in (read, *others):
                 if part is not None:
-                    yield from _of_pool(pool, part, workloads, scalers)
+                    yield from _of_pool(pool, part, workloads, scalers, complete=complete)
 
 
 def _of_companions(
@@ -179,15 +184,18 @@ def _of_roles(pool: Object) -> Iterator[WorkloadFault]:
 
 
 def _of_pool(
-    pool: Object, read: Pool, workloads: Sequence[Object], autoscalers: Sequence[Object]
+    pool: Object, read: Pool, workloads: Sequence[Object], autoscalers: Sequence[Object], *, complete: bool
 ) -> Iterator[WorkloadFault]:
     makers = [one for one in workloads if makes_pods_of(pod_labels(one), read)]
     annotations = map_of(metadata_of(pool).get("annotations")) if read.name == _name(pool) else {}
     asked = text_of(annotations.get(WORKLOAD_ANNOTATION))
     chosen = [one for one in makers if not asked or _reference(one) == asked]
     if workloads and not makers:
-        text = f"{_POOL} {read.name}: no workload has a Pod template that matches its selector"
-        yield WorkloadFault(bad=True, text=text, fix="correct the labels of the template", about=pool)
+        whose = "no workload" if complete else "no workload of these files"
+        text = f"{_POOL} {read.name}: {whose} has a Pod template that matches its selector"
+        fix = "correct the labels of the template"
+        fix += "" if complete else ", where one of them is to make its pods; else that must be in the cluster"
+        yield WorkloadFault(bad=complete, text=text, fix=fix, about=pool)
     elif asked and not chosen:
         text = f"{_POOL} {_name(pool)}: {WORKLOAD_ANNOTATION}: {asked:.120} names no workload whose pods are the pool's"
         yield WorkloadFault(

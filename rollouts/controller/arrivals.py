@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rollouts.analysis.exposition import ScrapedPage
+from rollouts.analysis.logical import read
 from rollouts.analysis.offers import POD_OFFER
 from rollouts.engine.observation import RiseView, ShareCount
 from rollouts.engine.share import BEFORE_WINDOW, recent_window
@@ -24,11 +25,11 @@ __all__ = ["ARRIVAL_NAMES", "CANARY", "PROPAGATION", "STABLE", "Arrivals", "Read
 
 CANARY, STABLE = "canary", "stable"
 
-_IN_FLIGHT = [s.name for group in POD_OFFER.groups("in_flight") for s in group]
+_IN_FLIGHT = POD_OFFER.groups("in_flight")
 _STARTED = "process_start_time_seconds"
 """Of the Python client, where one process answers; a restart that it shows needs no counter to fall."""
 
-ARRIVAL_NAMES = REQUEST_NAMES | {*_IN_FLIGHT, _STARTED}
+ARRIVAL_NAMES = REQUEST_NAMES | {_STARTED, *(one.name for group in _IN_FLIGHT for one in group)}
 
 PROPAGATION = 120.0
 """Seconds that a gateway may take to put a weight in force; Istio and Envoy Gateway took less than one."""
@@ -63,7 +64,7 @@ def pod_counts(sample: ScrapedPage) -> tuple[float, float, float | None] | None:
     ended = request_total(sample)
     if ended is None:
         return None
-    return ended, sum(sample.total(name) or 0.0 for name in _IN_FLIGHT), sample.total(_STARTED)
+    return ended, read(sample, _IN_FLIGHT) or 0.0, sample.total(_STARTED)
 
 
 @dataclass(slots=True)

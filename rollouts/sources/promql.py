@@ -178,6 +178,8 @@ def _labels(selector: Selector) -> list[str]:
         parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
     if selector.present:
         parts.append(f'{selector.present}!=""')
+    if selector.absent:
+        parts.append(f'{selector.absent}=""')
     return parts
 
 

@@ -27,6 +27,7 @@ _LINE = re.compile(
 )
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
+_BY_PRIORITY = ("sglang:num_running_reqs", "sglang:num_queue_reqs")
 _KV = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
 
 MAX_SAMPLES = 10_000
@@ -69,13 +70,14 @@ UNKNOWN = ModelList()
 def parse_metrics(text: str, models: ModelList) -> Load:
     """The load in a Prometheus exposition. What is not there, or is no finite number, counts as 0.
 
-    Several engines behind one pod are added up, the fullest cache counts.
+    Several engines behind one pod are added up, the fullest cache counts. With priority scheduling SGLang shows each
+    priority beside their sum, whose label is empty: the sum counts.
     """
     running = waiting = kv = 0.0
     newest, adapters, slots = -1.0, "", 0
     for found in itertools.islice(_LINE.finditer(text), MAX_SAMPLES):
         sample = read_line(found.group())
-        if sample is None:
+        if sample is None or (sample.name in _BY_PRIORITY and sample.labels.get("priority")):
             continue
         name, value = sample.name, _number(sample.value)
         if name in _RUNNING:

@@ -306,7 +306,12 @@ def where(*endpoints: ScrapeTarget) -> PodSelection:
 
 
 HELD = frozenset(
-    {"process_start_time_seconds", "http_requests_total", "vllm:request_success_total"}
+    {
+        "process_start_time_seconds",
+        "http_requests_total",
+        "vllm:request_success_total",
+        "sglang:num_queue_reqs",
+    }
     | {
         f"{name}_{part}"
         for name in ("ttft", "vllm:time_to_first_token_seconds")
@@ -326,6 +331,14 @@ def test_pod_names_are_quoted_in_the_queries_of_measures():
     text = asked(measure, ScrapeTarget(pod='a"b.c', ip="10.0.0.1", port=8000))
 
     assert 'increase(ttft_bucket{pod=~"a\\"b\\\\.c",namespace="ns\\"1",job="j"}[120s])' in text
+
+
+def test_a_sum_beside_its_parts_is_asked_for_alone():
+    measure = MeasureSpec(kind=MeasureKind.PRESET, name="waiting", window=timedelta(minutes=1))
+    text = asked(measure, ScrapeTarget(pod="p", ip="10.0.0.1", port=8000))
+
+    assert "sglang:num_queue_reqs{" in text
+    assert 'priority=""' in text
 
 
 def test_names_beyond_those_of_promql_are_quoted():

@@ -271,7 +271,7 @@ def syncing(cluster: Cluster, message: str, phase: str = "Running") -> None:
     }
 
 
-MANAGERS = [{"kind": "HTTPRoute", "managedFieldsManagers": ["x"]}]
+MANAGERS = [{"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute", "managedFieldsManagers": ["x"]}]
 CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "a CRD is missing": (
         lambda c: c.objects.pop(kinds.ANALYSIS_RUN),
@@ -610,6 +610,31 @@ async def test_a_rule_of_the_application_itself_is_as_good():
     found = await diagnose(cluster, "default", "demo", None, "argocd")
 
     assert {check.level for check in found} == {Level.FINE}, found
+
+
+@pytest.mark.parametrize(
+    ("said", "covers"),
+    [
+        ({"group": "*", "kind": "*"}, True),
+        ({"group": "*.networking.k8s.io", "kind": "HTTP*"}, True),
+        (
+            {"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute", "name": "route", "namespace": "default"},
+            True,
+        ),
+        ({"kind": "HTTPRoute"}, False),
+        ({"group": "apps", "kind": "*"}, False),
+        ({"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute", "name": "other"}, False),
+        ({"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute", "namespace": "team-b"}, False),
+    ],
+)
+async def test_a_rule_of_the_application_is_matched_as_argocd_does(said, covers):
+    cluster = sound()
+    rule = {**said, "jqPathExpressions": [".spec.rules[]?.backendRefs[]?.weight"]}
+    application(cluster, "ApplyOutOfSyncOnly=true", ignoreDifferences=[rule])
+
+    found = await diagnose(cluster, "default", "demo", None, "argocd")
+
+    assert any("compares the weights of HTTPRoute route" in one.text for one in found) is not covers
 
 
 async def test_rights_that_the_controller_lacks_are_named():

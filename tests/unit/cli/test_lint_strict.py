@@ -326,6 +326,19 @@ def test_other_tools_objects_are_translated(name: str) -> None:
         assert part in result.output
 
 
+def test_a_rollout_of_openkruise_is_left_alone() -> None:
+    spec = {"workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "strategy": {}}
+    other = {
+        "apiVersion": "rollouts.kruise.io/v1beta1",
+        "kind": "Rollout",
+        "metadata": {"name": "x"},
+        "spec": spec,
+    }
+    result = run(f"{SOUND}---\n{yaml.safe_dump(other)}")
+
+    assert (result.exit_code, result.output) == (0, run(SOUND).output)
+
+
 ROUTE = """\
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -347,6 +360,55 @@ def test_names_are_looked_up_in_the_files(old: str, new: str, code: int, part: s
 
     assert result.exit_code == code
     assert part in result.output
+
+
+def listed(*pools: str, namespace: str = "") -> str:
+    """A rule of a route with backends, pools of Inference Extension."""
+    where = f", namespace: {namespace}" if namespace else ""
+    refs = [
+        f"{{group: inference.networking.k8s.io, kind: InferencePool, name: {pool}{where}}}" for pool in pools
+    ]
+    return f"  - name: {'-'.join(pools)}\n    backendRefs: [{', '.join(refs)}]\n"
+
+
+def of(**fields: Any) -> tuple[str, str]:
+    """The change that gives the Rollout's route more fields."""
+    return "{name: route}", json.dumps({"name": "route", **fields})
+
+
+def within(namespace: str) -> tuple[str, str]:
+    """The change that puts the Rollout into a namespace."""
+    return "  name: demo", f"  name: demo\n  namespace: {namespace}"
+
+
+AWAY = listed("v1", "v2", namespace="team-b")
+BOTH = listed("v1") + listed("v1", "v2")
+
+
+@pytest.mark.parametrize(
+    ("rules", "change", "part"),
+    [
+        (listed("v1", "v2"), ("", ""), ""),
+        (listed("v1"), ("", ""), "no rule of HTTPRoute/route lists InferencePool v2"),
+        (AWAY, within("default"), "lists InferencePool v2 of namespace default"),
+        (AWAY, within("team-b"), ""),
+        (listed("v1"), of(addBackend=True), ""),
+        (BOTH, ("", ""), ""),
+        (BOTH, of(ruleNames=["v1"]), "lists InferencePool v2"),
+        (BOTH, of(ruleNames=["other"]), "no rule of HTTPRoute/route is named as ruleNames say"),
+    ],
+)
+def test_an_adopted_route_has_to_list_the_new_pool(rules: str, change: tuple[str, str], part: str) -> None:
+    sound = SOUND.replace("    - name: route", "    - {name: route}")
+    assert sound != SOUND
+    result = run(f"{sound.replace(*change, 1)}---\n{ROUTE}spec:\n  rules:\n{rules}")
+
+    assert ": problem:" in result.output if part else ": problem:" not in result.output, result.output
+    assert part in result.output
+
+
+def test_a_patch_of_a_route_lists_nothing_and_is_left_alone() -> None:
+    assert "0 problems, 0 hints" in run(f"{SOUND}---\n{ROUTE}spec: {{hostnames: [a.example]}}\n").output
 
 
 FOREIGN = """\

@@ -39,8 +39,8 @@ def rollout(wave: int | None, **traffic: Any) -> Object:
     return obj("Rollout", "demo", wave, "inferencerollouts.dev/v1alpha1", spec=spec)
 
 
-def pool(wave: int | None) -> Object:
-    spec = {"selector": {"matchLabels": {"app": "x"}}, "endpointPickerRef": {"name": "picker"}}
+def pool(wave: int | None, **labels: str) -> Object:
+    spec = {"selector": {"matchLabels": {"app": "x", **labels}}, "endpointPickerRef": {"name": "picker"}}
     return obj("InferencePool", "v2", wave, spec=spec)
 
 
@@ -54,7 +54,24 @@ NEEDED: dict[str, tuple[list[Object], Object]] = {
         [pool(0)],
         obj("LeaderWorkerSet", "x", 1, spec={"leaderWorkerTemplate": {"workerTemplate": PODS["template"]}}),
     ),
+    "its leaders by labels of their own": (
+        [pool(0)],
+        obj(
+            "LeaderWorkerSet",
+            "x",
+            1,
+            spec={"leaderWorkerTemplate": {"leaderTemplate": PODS["template"], "workerTemplate": {}}},
+        ),
+    ),
+    "its leaders by a label that only pods have": (
+        [pool(0, **{"leaderworkerset.sigs.k8s.io/worker-index": "0"})],
+        obj("LeaderWorkerSet", "x", 1, spec={"leaderWorkerTemplate": {"workerTemplate": PODS["template"]}}),
+    ),
     "its picker": ([pool(0)], obj("Service", "picker", 1)),
+    "its picker's pods": (
+        [pool(0), obj("Service", "picker", 0, spec={"selector": {"app": "epp"}})],
+        obj("Deployment", "epp", 1, spec={"template": {"metadata": {"labels": {"app": "epp", "more": "y"}}}}),
+    ),
     "its template": ([], obj("AnalysisTemplate", "latency", 1)),
 }
 

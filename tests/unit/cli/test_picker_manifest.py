@@ -16,6 +16,7 @@ from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
+from rollouts.objects.workloads import WORKLOADS
 from rollouts.picker.watching import RESOURCES
 from tests.kit.threads import ApiInThread
 
@@ -186,3 +187,49 @@ def test_the_pool_is_read_from_the_cluster(tmp_path: Path) -> None:
         2,
         "Error: there is no InferencePool p in namespace other\n",
     )
+
+
+OTHERS = {"app": "epp"}
+OURS = PickerInstallation(namespace="team", pool="p", service="epp", port=9002, image="i").selector
+
+
+def running(
+    kind: str, selector: dict[str, str], name: str = "epp", namespace: str = "team"
+) -> dict[str, Any]:
+    version, spec = ("apps/v1", {"matchLabels": selector}) if kind == "Deployment" else ("v1", selector)
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {"selector": spec}}
+
+
+@pytest.mark.parametrize(
+    ("there", "what"),
+    [
+        ([running("Deployment", OTHERS)], "Deployment epp"),
+        ([running("Service", OTHERS)], "Service epp"),
+        ([running("Deployment", OTHERS), running("Service", OTHERS)], "Deployment epp"),
+        ([running("Deployment", OURS), running("Service", OURS)], ""),
+        ([running("Deployment", OTHERS, name="other"), running("Service", OTHERS, name="other")], ""),
+        ([running("Deployment", OTHERS, namespace="elsewhere")], ""),
+    ],
+)
+def test_another_picker_of_that_name_is_not_written_over(
+    tmp_path: Path, there: list[dict[str, Any]], what: str
+) -> None:
+    named = pool(namespace="team", extensionRef={"name": "epp"}, selector={"a": "b"}, targetPortNumber=8000)
+    api = MemoryApi()
+    for crd in (*minimal.INFERENCE_ALPHA, *minimal.INFERENCE_V1):
+        api.create(CRDS, None, crd, manager="test")
+    api.create(kinds.POOL_X, "team", named, manager="test")
+    for one in there:
+        resource = WORKLOADS["Deployment"] if one["kind"] == "Deployment" else kinds.SERVICE
+        api.create(resource, one["metadata"]["namespace"], one, manager="test")
+    with ApiInThread(api) as url:
+        kubeconfig = tmp_path / "kubeconfig"
+        write_kubeconfig(kubeconfig, server=url)
+        command = ["picker-manifest", "p", "-n", "team", "--kubeconfig", str(kubeconfig)]
+        results = [call(tmp_path, [named, *there]), CliRunner().invoke(main, command)]
+
+    for result in results:
+        assert result.exit_code == (2 if what else 0), result.output
+        assert (f"{what} is there, and not of our picker" in result.output) is bool(what)
+        assert not (what and result.stdout)

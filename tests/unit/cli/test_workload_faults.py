@@ -54,10 +54,20 @@ def named(reference: str) -> dict[str, Any]:
     return {**POOL, "metadata": {"name": "v2", "annotations": {WORKLOAD_ANNOTATION: reference}}}
 
 
+def pool_of(release: str) -> dict[str, Any]:
+    spec = {**POOL["spec"], "selector": {"matchLabels": {"release": release}}}
+    return {**POOL, "metadata": {"name": release}, "spec": spec}
+
+
+PICKER = deployment("picker", release="picker")
 CASES: dict[str, tuple[list[dict[str, Any]], bool | None, str]] = {
     "as it is to be": ([POOL, deployment()], None, ""),
     "nothing of the workloads in these files": ([POOL], None, ""),
-    "no workload": ([POOL, deployment(release="v3")], True, "no workload has a Pod template"),
+    "no workload, and another pool's": (
+        [POOL, pool_of("v3"), deployment(release="v3")],
+        True,
+        "no workload has a Pod template",
+    ),
     "two": ([POOL, deployment(), deployment("other")], True, "Deployment vllm and Deployment other"),
     "two, and one is chosen": ([named(REFERENCE), deployment(), deployment("other")], None, ""),
     "a name that is none": ([named("apps/v1/Deployment/x"), deployment()], True, f"write {REFERENCE}"),
@@ -79,6 +89,21 @@ def test_files_are_told_at_the_object_that_is_wrong(name):
     assert [one for one in lint_documents([rollout(capacity=None), *objects]) if one.rule == "capacity"] == []
 
 
+def test_files_with_a_pool_and_its_picker_alone_may_have_the_pods_elsewhere():
+    (finding,) = [one for one in lint_documents([rollout(), POOL, PICKER]) if one.rule == "capacity"]
+
+    assert finding.severity is Severity.HINT
+    assert "no workload of these files" in finding.text
+    assert "in the cluster" in finding.text
+
+
+async def test_a_cluster_with_a_pool_and_its_picker_alone_has_no_pods():
+    ((level, text),) = await told(stored(sound(), [POOL, PICKER]))
+
+    assert level is Level.BAD
+    assert "v2: no workload has a Pod template" in text
+
+
 def test_replicas_in_the_files_are_somebody_elses_to_set():
     found = [
         one for one in lint_documents([rollout(), POOL, deployment(replicas=0)]) if one.rule == "capacity"
@@ -86,7 +111,44 @@ def test_replicas_in_the_files_are_somebody_elses_to_set():
 
     ((finding),) = found
     assert (finding.document, finding.path, finding.severity) == (2, ("spec", "replicas"), Severity.HINT)
-    assert "RespectIgnoreDifferences=true" in finding.text
+    assert "RespectIgnoreDifferences=true in an Application without adopted routes" in finding.text
+    assert "taken out of one that runs, it falls to one pod" in finding.text
+
+
+def listing(*pools: str) -> dict[str, Any]:
+    refs = [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": name} for name in pools]
+    consent = {"inferencerollouts.dev/managed-by": "demo"}
+    return {
+        "kind": "HTTPRoute",
+        "metadata": {"name": "route", "annotations": consent},
+        "spec": {"rules": [{"backendRefs": refs}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("objects", "whose"),
+    [
+        ([listing("v1", "v2")], ["vllm", "vllm-v1", "vllm-p1"]),
+        ([listing("v2")], ["vllm"]),
+        ([], ["vllm", "vllm-v1", "vllm-p1", "vllm-v9"]),
+        ([listing("v2"), SCALER], []),
+    ],
+)
+def test_replicas_are_told_of_the_pools_that_the_rollout_may_scale(objects, whose):
+    others = [
+        POOL,
+        deployment(replicas=2),
+        pool_of("v1"),
+        deployment("vllm-v1", release="v1", replicas=2),
+        *companion("p1", "v1", replicas=2),
+        pool_of("v9"),
+        deployment("vllm-v9", release="v9", replicas=2),
+    ]
+    found = [
+        one.text for one in lint_documents([rollout(), *others, *objects]) if "says replicas" in one.text
+    ]
+
+    assert [text.split()[0] for text in found] == [f"Deployment/{name}" for name in whose]
 
 
 # --- a cluster -------------------------------------------------------------------------------------
@@ -187,12 +249,12 @@ async def test_prompts_that_cannot_be_used_are_told_of_a_cluster(name):
 # --- prefill beside decode -------------------------------------------------------------------------
 
 
-def companion(name: str, of: str, role: str = "") -> list[dict[str, Any]]:
+def companion(name: str, of: str, role: str = "", **workload: Any) -> list[dict[str, Any]]:
     labels = {"inferencerollouts.dev/with": of} | ({"inferencerollouts.dev/role": role} if role else {})
     pool = {**POOL, "metadata": {"name": name, "labels": labels}}
     return [
         {**pool, "spec": {**POOL["spec"], "selector": {"matchLabels": {"release": name}}}},
-        deployment(f"vllm-{name}", release=name),
+        deployment(f"vllm-{name}", release=name, **workload),
     ]
 
 

@@ -121,6 +121,16 @@ def test_ended_and_in_flight_are_read_from_a_page_of_vllm() -> None:
     assert pod_counts(parse_exposition(b"vllm:num_requests_running 3.0\n", ARRIVAL_NAMES)) is None
 
 
+def test_priorities_of_sglang_are_counted_once() -> None:
+    page = (
+        'sglang:num_requests_total{model_name="m"} 7\n'
+        'sglang:num_running_reqs{priority=""} 3\nsglang:num_running_reqs{priority="5"} 3\n'
+        'sglang:num_queue_reqs{priority=""} 1\nsglang:num_queue_reqs{priority="0"} 1\n'
+    )
+
+    assert pod_counts(parse_exposition(page.encode(), ARRIVAL_NAMES)) == (7.0, 4.0, None)
+
+
 class Counter:
     """Readings of one pod of each arm."""
 

@@ -28,6 +28,13 @@ POOL = Pool(namespace="default", name="v1", selector=(("app", "v1"),), ports=(80
 VLLM = 'vllm:num_requests_running{model_name="m"} %s\nvllm:num_requests_waiting{model_name="m"} %s\n'
 SGLANG = "sglang:num_running_reqs %s\nsglang:num_queue_reqs %s\n"
 
+BY_PRIORITY = "".join(
+    f'{name}{{priority="{priority}"}} {count}\n'
+    for name, counts in (("sglang:num_running_reqs", (2, 1, 1)), ("sglang:num_queue_reqs", (1, 0, 1)))
+    for priority, count in zip(("", "0", "5"), counts, strict=True)
+)
+"""With priority scheduling SGLang shows the sum with an empty label, and each priority beside it."""
+
 
 def page(text: str) -> ScrapedPage:
     return parse_groups(text.encode(), NAMES, only=frozenset(), by="").get("", ScrapedPage())
@@ -60,6 +67,7 @@ def requests(*pages: str | None, age: float = 1.0, error: str = "") -> int | Non
         ((VLLM % (0, 0), VLLM % (0, 0)), 0),
         ((VLLM % (2, 1), VLLM % (0, 4)), 7),
         ((SGLANG % (1, 2),), 3),
+        ((BY_PRIORITY,), 3),
         ((VLLM % (0, 0), None), None),
         (("process_start_time_seconds 1\n",), None),
     ],

@@ -165,6 +165,14 @@ vllm:lora_requests_info{max_lora="2",running_lora_adapters="v2",waiting_lora_ada
 """
 
 
+SGLANG_PRIORITIES = """sglang:num_running_reqs{priority="",tp_rank="0"} 14.0
+sglang:num_running_reqs{priority="0",tp_rank="0"} 11.0
+sglang:num_running_reqs{priority="5",tp_rank="0"} 3.0
+sglang:num_queue_reqs{priority="",tp_rank="0"} 2.0
+sglang:num_queue_reqs{priority="0",tp_rank="0"} 2.0
+"""
+
+
 @pytest.mark.parametrize(
     ("sentence", "text", "want"),
     [
@@ -178,6 +186,11 @@ vllm:lora_requests_info{max_lora="2",running_lora_adapters="v2",waiting_lora_ada
             "SGLang",
             "sglang:num_running_reqs 2\nsglang:num_queue_reqs 1\nsglang:token_usage 0.1\n",
             Load(running=2, waiting=1, kv_usage=0.1),
+        ),
+        (
+            "SGLang with a series per priority beside their sum",
+            SGLANG_PRIORITIES,
+            Load(running=14, waiting=2),
         ),
         ("nothing", "", Load()),
         ("garbage", "vllm:num_requests_running NaN\nvllm:kv_cache_usage_perc -1\n<html>", Load()),
