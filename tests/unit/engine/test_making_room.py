@@ -29,6 +29,7 @@ from rollouts.engine.observation import (
     JobOutcome,
     NotControllable,
     PathView,
+    Refused,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
@@ -849,6 +850,25 @@ def test_a_route_of_another_rollout_is_said_before_pods_are() -> None:
     fail(made)
 
     assert made.status.reason == Reason.ABORT_BLOCKED_BY_CLAIM
+
+
+@pytest.mark.parametrize("who", ["the API server", "another Rollout"])
+def test_a_canary_whose_weight_cannot_be_lowered_keeps_the_pods_for_it(who: str) -> None:
+    made = judged()
+    if who == "the API server":
+        made.refuses = Refused(reason=Reason.TRAFFIC_REFUSED, message="a webhook says no")
+    else:
+        made.claim, made.claimed_by = Claim.OTHER, "other"
+    fail(made)
+    for _ in range(40):
+        go(made, 1)
+        assert (made.share_of(V2) * 2, *replicas(made)) == (1, 5, 4), "four pods for half of the requests"
+
+    made.refuses, made.claim = None, Claim.CONSENTED
+    go(made, 20)
+    assert made.weights[-4:] == [3750, 2500, 1250, 0], "as stable has pods, and not at once"
+    assert replicas(made) == (8, 0)
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
 
 
 @pytest.mark.parametrize("edit", ["headroom", "surge", "least"])
