@@ -287,6 +287,7 @@ class World:
             else self.on_delete or OnDelete.RESTORE_STABLE,
             release_now=self.release_now,
             listed=frozenset(arm for rule in self.rules or [] for arm in rule),
+            companion_pools=frozenset(self.pools),
             ways={
                 record: self._way(record) for record in (*self.status.way_back, *self._proposed().values())
             },
