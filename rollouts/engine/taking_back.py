@@ -274,9 +274,8 @@ def _lost(draft: Draft, part: Lent) -> dict[Identity, Identity]:
     lent, current = draft.status.stable_scale, draft.status.current
     capacity = current.capacity if current is not None else None
     # Of the attempt as well: a kind of which nobody waits for stable's is none that was called otherwise.
-    roles = {
-        one.role for one in (*(lent.companions if lent else ()), *(capacity.companions if capacity else ()))
-    }
+    roles = {one.role for one in lent.companions} if lent is not None else set[str]()
+    roles |= {one.role for one in capacity.companions} if capacity is not None else set()
     roles |= set(companions_in_use(draft).values())
     return {
         one.identity: one.of
