@@ -871,6 +871,40 @@ def test_a_canary_whose_weight_cannot_be_lowered_keeps_the_pods_for_it(who: str)
     assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
 
 
+@pytest.mark.parametrize("begins", ["in a step", "on the way back"])
+@pytest.mark.parametrize("ends", ["the Rollout is deleted", "capacity is taken out"])
+@pytest.mark.parametrize("why", ["used", "scaled", "unknown", "gone"])
+def test_a_canary_that_is_not_ours_to_take_does_not_keep_stable_short_for_ever(
+    why: str, ends: str, begins: str
+) -> None:
+    made = judged()
+    if begins == "on the way back":
+        fail(made)
+    canary = made.fleets[V2]
+    if why == "used":
+        canary.used_by = "HTTPRoute preview"
+    elif why == "scaled":
+        canary.managed_by = "HorizontalPodAutoscaler x"
+    else:
+        canary.problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="nobody knows its workload")
+        canary.gone = why == "gone"
+    if ends == "the Rollout is deleted":
+        made.finalizer = made.deleting = True
+        made.settle()
+    else:
+        policy(made, None)
+        fail(made)
+    for _ in range(20):
+        made.fleets[V1].settle()
+        canary.pods = [pod for pod in canary.pods if pod is not PodState.ENDING]
+        made.advance(6)
+
+    assert (made.share_of(V2), made.fleets[V1].replicas) == (0, N)
+    assert made.status.stable_scale is None
+    assert made.finalizer is False
+    assert any("v2 is not scaled down: " in event.message for event in made.events)
+
+
 @pytest.mark.parametrize("edit", ["headroom", "surge", "least"])
 def test_no_edit_of_the_numbers_holds_up_a_return(edit: str) -> None:
     made = judged()
