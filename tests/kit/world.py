@@ -426,12 +426,17 @@ class World:
 
     # --- what the controller would do ---
 
-    def step(self) -> Plan:
-        """Observe, plan, apply; a refused write is planned again with the refusal, as the controller does."""
+    def decide(self) -> Plan:
+        """Observe and plan; a refused write is planned again with the refusal, as the controller does."""
         decided = plan(self.observe(), self.now)
         if self.refuses is not None and self._writes(decided):
             decided = plan(replace(self.observe(), refused=self.refuses), self.now)
             assert not self._writes(decided), "a refused write is not planned again at once"
+        return decided
+
+    def step(self) -> Plan:
+        """Decide, and apply."""
+        decided = self.decide()
         assert len(self._writes(decided)) <= 1, "at most one traffic write per plan"
         for action in decided.actions:
             self.perform(action)
@@ -513,6 +518,8 @@ class World:
     def _scale(self, action: ScaleWorkload) -> None:
         """What the API server and the last look at the pods allow."""
         fleet = self.fleets[action.identity]
+        if fleet.refused:
+            return
         others = sum(self.fleets[arm].taken for arm in action.beside if arm in self.fleets)
         assert action.resource_version == str(fleet.version), "planned on what is there"
         assert action.at_most is None or others + action.replicas + fleet.ending <= action.at_most
