@@ -238,7 +238,9 @@ class Walking(Watched):
 
     def unreadable(self) -> None:
         """The spec, or it is again."""
-        self.world.problems = self.rng.choice([(), (Problem(reason="TemplateMissing", message="gone"),)])
+        self.world.problems = self.rng.choice(
+            [(), (Problem(reason=Reason.TEMPLATE_MISSING, message="gone"),)]
+        )
 
     def crash(self) -> None:
         """The controller, after some actions of a plan."""
