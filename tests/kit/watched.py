@@ -65,6 +65,8 @@ class Watched:
         for action in decided.actions[:crash_after]:
             if isinstance(action, ScaleWorkload):
                 self._look_at(action)
+                if world.fleets[action.identity].refused:
+                    continue  # by the API server
             if isinstance(action, WarmPods):
                 running = decided.status.current
                 assert running is not None, "pods are warmed up for an attempt"

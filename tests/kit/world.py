@@ -518,8 +518,6 @@ class World:
     def _scale(self, action: ScaleWorkload) -> None:
         """What the API server and the last look at the pods allow."""
         fleet = self.fleets[action.identity]
-        if fleet.refused:
-            return
         others = sum(self.fleets[arm].taken for arm in action.beside if arm in self.fleets)
         assert action.resource_version == str(fleet.version), "planned on what is there"
         assert action.at_most is None or others + action.replicas + fleet.ending <= action.at_most
