@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
+from rollouts.engine.moving import stored_companions
 from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
+from rollouts.objects import kinds
 from rollouts.objects.companions import MOST, Belongs, belongs, companions_of, within
 from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["companion_views"]
+__all__ = ["companion_pools", "companion_views"]
 
 _MOST_NAMED = 64
 """Pools that are looked at for one version: whoever may label pools could make each look a long one."""
@@ -43,6 +47,14 @@ def companion_views(caches: Caches, parsed: ParsedRollout, arm: Identity) -> tup
             return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
         companions.append(Companion(identity=Identity(kind=POOL_KIND, group=group, name=name), role=role))
     return tuple(companions)
+
+
+def companion_pools(caches: Caches, parsed: ParsedRollout) -> frozenset[Identity]:
+    """The pools that there are, in whichever API group, of the names of companions that the status has."""
+    named = {
+        replace(arm, group=kind.group) for arm, _ in stored_companions(parsed.status) for kind in kinds.POOLS
+    }
+    return frozenset(arm for arm in named if caches.pool(arm.group, parsed.namespace, arm.name) is not None)
 
 
 def _said(caches: Caches, first: str, namespace: str, name: str) -> Belongs | None:

@@ -12,6 +12,7 @@ from rollouts.carriers import identity_of, kind_of, said_split
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
+from rollouts.controller.companions import companion_pools
 from rollouts.controller.dependencies import dependency_views
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates, compared_of, problems_of
@@ -98,6 +99,7 @@ class _TrafficSide:
     found: Carried
     traffic: TrafficView | None
     listed: frozenset[Identity]
+    beside: frozenset[Identity]
     proposed: dict[tuple[Identity, Identity], WayBack]
     ways: dict[WayBack, WayObject]
 
@@ -206,7 +208,8 @@ class Gatherer:
         traffic = views.traffic(parsed, target, found)
         # The plan follows pools to another API group; what it then looks for has to be there.
         listed = views.listed(parsed, traffic)
-        followed = moved(status, listed, spec.target if spec is not None else None)
+        beside = companion_pools(self._caches, parsed)
+        followed = moved(status, listed, spec.target if spec is not None else None, beside)
         present = replace(parsed, status=followed)
         proposed = views.proposed(present, target, traffic, found)
         records = (*status.way_back, *followed.way_back, *proposed.values())
@@ -217,6 +220,7 @@ class Gatherer:
             found=found,
             traffic=traffic,
             listed=listed,
+            beside=beside,
             proposed=proposed,
             ways={record: views.way(parsed, record) for record in records},
         )
@@ -245,6 +249,7 @@ class Gatherer:
             self._said(parsed, asked.gates),
             problems=tuple(asked.problems),
             listed=carried.listed,
+            companion_pools=carried.beside,
             ways=ways,
             proposed=carried.proposed,
             target=target,

@@ -8,13 +8,21 @@ has: the move is no new version, and whatever runs goes on. Pods are followed as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from rollouts.engine.rollout_status import EntryRef, RolloutStatus, StableScale, WayBack
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.rollout_status import (
+    EntryRef,
+    HistoryEntry,
+    RolloutStatus,
+    ScaleDown,
+    StableScale,
+    WayBack,
+)
 from rollouts.engine.versions import Identity, Revision, Target
 
-__all__ = ["moved", "same_pool", "twin"]
+__all__ = ["moved", "same_pool", "stored_companions", "twin"]
 
 
 def same_pool(one: Identity, other: Identity) -> bool:
@@ -28,10 +36,30 @@ def twin(arm: Identity, listed: Iterable[Identity]) -> Identity | None:
     return found.pop() if len(found) == 1 and arm not in found else None
 
 
-def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | None) -> RolloutStatus:
+def stored_companions(status: RolloutStatus) -> Iterator[tuple[Identity, Identity]]:
+    """The pools of all companions that a status names, each with the version that it works for."""
+    current, stable = status.current, status.stable
+    if current is not None and current.capacity is not None and stable is not None:
+        for one in current.capacity.companions:
+            yield one.stable, stable.identity
+            yield one.canary, current.canary.identity
+    yield from ((one.identity, one.of) for one in status.scale_downs if one.of is not None)
+    for lent in filter(None, (status.stable_scale, status.owed)):
+        yield from ((one.identity, lent.identity) for one in lent.companions)
+    for entry in status.history:
+        yield from ((one.identity, entry.revision.identity) for one in entry.companions)
+
+
+def moved(
+    status: RolloutStatus,
+    listed: frozenset[Identity],
+    target: Target | None,
+    beside: frozenset[Identity] = frozenset(),
+) -> RolloutStatus:
     """``status`` with every stored version in the group that it is listed in; itself where none has moved.
 
     What ``target`` names with its group stays there, and no version turns into the other one that carries.
+    ``beside``: pools that there are of the names of its companions, which are followed likewise.
     """
     current = status.current
     arms = {one.identity for one in (*status.arms, *(entry.revision for entry in status.history))}
@@ -39,6 +67,11 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
     carrying = _carrying(status)
     found = {arm: twin(arm, listed) for arm in arms if not _said(target, arm)}
     places = {arm: place for arm, place in found.items() if place is not None and place not in carrying}
+    for companion, version in stored_companions(status):
+        near = replace(companion, group=places.get(version, version).group)
+        place = near if near in beside else twin(companion, beside)
+        if place not in (None, companion):
+            places[companion] = place
     if not places:
         return status
 
@@ -48,20 +81,47 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
     return replace(
         status,
         stable=revision(status.stable) if status.stable is not None else None,
-        current=replace(current, canary=revision(current.canary)) if current is not None else None,
-        history=tuple(replace(entry, revision=revision(entry.revision)) for entry in status.history),
-        way_back=tuple(_way(record, places) for record in status.way_back),
-        scale_downs=tuple(
-            replace(one, identity=places.get(one.identity, one.identity)) for one in status.scale_downs
+        current=_attempt(current, places) if current is not None else None,
+        history=tuple(
+            _entry(replace(entry, revision=revision(entry.revision)), places) for entry in status.history
         ),
+        way_back=tuple(_way(record, places) for record in status.way_back),
+        scale_downs=tuple(_scale_down(one, places) for one in status.scale_downs),
         drains=tuple(replace(one, identity=places.get(one.identity, one.identity)) for one in status.drains),
         stable_scale=_scale(status.stable_scale, places),
         owed=_scale(status.owed, places),
     )
 
 
+def _attempt(one: Attempt, places: Mapping[Identity, Identity]) -> Attempt:
+    canary = replace(one.canary, identity=places.get(one.canary.identity, one.canary.identity))
+    capacity = one.capacity
+    if capacity is not None:
+        beside = (
+            replace(
+                pair, stable=places.get(pair.stable, pair.stable), canary=places.get(pair.canary, pair.canary)
+            )
+            for pair in capacity.companions
+        )
+        capacity = replace(capacity, companions=tuple(beside))
+    return replace(one, canary=canary, capacity=capacity)
+
+
+def _entry(one: HistoryEntry, places: Mapping[Identity, Identity]) -> HistoryEntry:
+    kept = (replace(kept, identity=places.get(kept.identity, kept.identity)) for kept in one.companions)
+    return replace(one, companions=tuple(kept))
+
+
+def _scale_down(one: ScaleDown, places: Mapping[Identity, Identity]) -> ScaleDown:
+    of = one.of if one.of is None else places.get(one.of, one.of)
+    return replace(one, identity=places.get(one.identity, one.identity), of=of)
+
+
 def _scale(lent: StableScale | None, places: Mapping[Identity, Identity]) -> StableScale | None:
-    return None if lent is None else replace(lent, identity=places.get(lent.identity, lent.identity))
+    if lent is None:
+        return None
+    kept = (replace(one, identity=places.get(one.identity, one.identity)) for one in lent.companions)
+    return replace(lent, identity=places.get(lent.identity, lent.identity), companions=tuple(kept))
 
 
 def _said(target: Target | None, arm: Identity) -> bool:

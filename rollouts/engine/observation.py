@@ -565,6 +565,8 @@ class Observation:
     """The option of the controller without which it does not watch the kind; empty: it does, or would."""
     listed: frozenset[Identity] = frozenset()
     """Versions with an entry in our rules of the traffic object; where no spec names that, in the recorded ones."""
+    companion_pools: frozenset[Identity] = frozenset()
+    """The pools that there are, in whichever API group, of the names of companions that the status has."""
     ways: Mapping[WayBack, WayView] = field(default_factory=dict)
     """The live object of every recorded way back, and of the proposed ones."""
     proposed: Mapping[tuple[Identity, Identity], WayBack] = field(default_factory=dict)

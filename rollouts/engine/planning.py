@@ -71,7 +71,8 @@ def plan(obs: Observation, now: datetime) -> Plan:
     status = mended(obs.status)
     if status is not obs.status:
         obs = replace(obs, status=status)
-    present = moved(status, obs.listed, obs.spec.target if obs.spec is not None else None)
+    target = obs.spec.target if obs.spec is not None else None
+    present = moved(status, obs.listed, target, obs.companion_pools)
     draft = Draft(for_way_back(replace(obs, status=present), now), now)
     obs = draft.obs
     draft.set(message=plain_message(status))

@@ -16,7 +16,7 @@ from rollouts.engine.capacity import carried, companion_carries, share_of_ready
 from rollouts.engine.companions import versions_of
 from rollouts.engine.crashes import crashing
 from rollouts.engine.draft import Draft
-from rollouts.engine.observation import Draining, NotControllable, WorkloadView
+from rollouts.engine.observation import Claim, Draining, NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import CompanionScale, ReturnProgress, StableScale, WayBack
@@ -54,7 +54,7 @@ _MOMENT = timedelta(seconds=30)
 """How long requests may be kept from no single pod before nobody waits: a picker that starts anew takes less."""
 
 _DRAIN_STEP = timedelta(seconds=30)
-"""How exactly it is stored that pods drained: each drain's status would else be written with every plan."""
+"""How exactly it is stored that the clock stands: the status would else be written with every plan."""
 
 
 def begin_return(draft: Draft, *, at_once: bool = False) -> None:
@@ -251,8 +251,8 @@ def _end(draft: Draft, lent: StableScale, why: str) -> None:
 
 
 def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnProgress:
-    """The best so far, and since when nothing was better. Pods that answer requests stand the clock, within
-    ``drainTimeout`` of the return's begin."""
+    """The best so far, and since when nothing was better. The clock stands while a weight cannot be written, and while
+    pods answer requests, within ``drainTimeout`` of the return's begin."""
     known, views = lent.progress, _views(draft, kept)
     undrained = any(isinstance(view.drain, NotControllable) for view in views)
     since = known.undrained_since if known is not None else None
@@ -272,14 +272,23 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
     better = now.ready > known.ready or now.replicas > known.replicas or now.beside < known.beside
     drains = any(isinstance(view.drain, Draining) for view in views)
     drains = drains and draft.now < known.began + timedelta(seconds=lent.drain_seconds)
+    stands = (drains or _is_unwritten(draft, kept)) and draft.now - known.at >= _DRAIN_STEP
     return ReturnProgress(
         began=known.began,
-        at=draft.now if better or (drains and draft.now - known.at >= _DRAIN_STEP) else known.at,
+        at=draft.now if better or stands else known.at,
         ready=max(now.ready, known.ready),
         replicas=max(now.replicas, known.replicas),
         beside=min(now.beside, known.beside),
         undrained_since=since,
     )
+
+
+def _is_unwritten(draft: Draft, kept: list[Identity]) -> bool:
+    """Whether the API server refuses the weight that is to fall, or another Rollout has the object: no waiting ends
+    that, and pods that stable gets meanwhile are what it lacks when it is over."""
+    ways = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm in kept)
+    claimed = any(view is not None and view.claim is Claim.OTHER for view in ways)
+    return claimed or draft.obs.refused is not None
 
 
 def _views(draft: Draft, kept: list[Identity]) -> list[WorkloadView]:

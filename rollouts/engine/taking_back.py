@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
-from rollouts.engine.capacity import pods_kept
+from rollouts.engine.capacity import pods_kept, share_of_ready
 from rollouts.engine.companions import companions_in_use, present, versions_of
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled
@@ -256,6 +256,11 @@ def _others(draft: Draft, part: Lent) -> Mapping[Identity, Identity]:
             found |= {arm: canary for arm in arms if arm not in mine}
     found |= _lost(draft, part)
     found.pop(part.identity, None)
+    if draft.obs.deleting or _is_free(
+        draft
+    ):  # what is not ours to take is left with it, and waiting had no end
+        views = _views(draft, found)
+        found = {arm: of for arm, of in found.items() if _may_give(views[arm]) or not views[arm].replicas}
     return found
 
 
@@ -334,7 +339,9 @@ def _carries(draft: Draft, version: Identity, known: Lent) -> int:
     policy = (spec.canary.capacity if spec is not None else None) or Capacity()
     if isinstance(known, CompanionScale):
         policy = replace(policy, min_replicas=1)
-    kept = pods_kept(max(shares, default=ZERO), known.full, policy)
-    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``), of the
-    # kind that keeps traffic from it; the others follow its share.
-    return min(kept, max(known.most - known.ready - 1, 0)) if binds(draft, known) else kept
+    share = max(shares, default=ZERO)
+    kept = pods_kept(share, known.full, policy)
+    if not binds(draft, known) or share > FULL - share_of_ready(known.ready, whole(known)):
+        return kept  # another kind's follow its share, and all do one whose write is refused, or to come
+    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``).
+    return min(kept, max(known.most - known.ready - 1, 0))

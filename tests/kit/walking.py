@@ -21,7 +21,10 @@ from rollouts.engine.observation import (
     GateOutcome,
     GateView,
     NotControllable,
+    Problem,
+    Refused,
 )
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, PodCount, Step
 from rollouts.engine.versions import Identity
 from tests.kit.fleet import Fleet, PodState
@@ -96,7 +99,10 @@ class Walking(Watched):
 
     def repair(self) -> None:
         """Counts and gates are as they should be."""
-        self.world.share, self.world.programmed = Honest.SPLIT, True
+        self.world.share, self.world.programmed, self.world.refuses = Honest.SPLIT, True, None
+        for fleet in self.world.fleets.values():
+            fleet.refused = ""
+        self.world.problems = ()
         self._capacity(self.policy)
         self.world.gates = {
             name: replace(gate, outcome=GateOutcome.RUNNING) if gate.outcome is GateOutcome.ABORT else gate
@@ -205,6 +211,36 @@ class Walking(Watched):
         """Nobody can count requests, or the gateway does not take the weight."""
         self.world.share = self.rng.choice([None, Honest.SPLIT])
         self.world.programmed = self.rng.random() < 0.7
+
+    def weights_refused(self) -> None:
+        """The API server takes no weight, or does again."""
+        self.world.refuses = self.rng.choice(
+            [None, Refused(reason=Reason.TRAFFIC_REFUSED, message="a webhook")]
+        )
+
+    def scales_refused(self) -> None:
+        """The API server scales a workload no more, or does again."""
+        self._fleet().refused = self.rng.choice(["", "forbidden"])
+
+    def numbers_edited(self) -> None:
+        """One of capacity's, to what the plan may not be feasible with."""
+        pick = self.rng.choice
+        changes: list[dict[str, Any]] = [
+            {"max_surge": pick([None, PodCount(number=1), PodCount(number=4)])},
+            {"min_stable": PodCount(number=pick([0, 1, 2]))},
+            {"headroom": pick([0.5, 1.0, 1.25])},
+            {"min_replicas": pick([1, 2])},
+            {"drain_timeout": timedelta(minutes=pick([1, 5, 20]))},
+            {"scale_down_delay": timedelta(minutes=pick([0, 2, 10]))},
+            {"scale_down_to": pick([0, 1, 2])},
+        ]
+        self._capacity(replace(self.policy, **pick(changes)))
+
+    def unreadable(self) -> None:
+        """The spec, or it is again."""
+        self.world.problems = self.rng.choice(
+            [(), (Problem(reason=Reason.TEMPLATE_MISSING, message="gone"),)]
+        )
 
     def crash(self) -> None:
         """The controller, after some actions of a plan."""

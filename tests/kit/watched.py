@@ -22,7 +22,6 @@ from rollouts.engine.capacity import (
     stable_pods_for,
 )
 from rollouts.engine.observation import Draining
-from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.rollout_status import Phase, RolloutStatus
@@ -62,10 +61,12 @@ class Watched:
         """Plan and carry out; ``crash_after``: so many actions only, and the status is not stored."""
         world = self.world
         assert world.status == read_status(write_status(world.status))[0]
-        decided = plan(world.observe(), world.now)
+        decided = world.decide()
         for action in decided.actions[:crash_after]:
             if isinstance(action, ScaleWorkload):
                 self._look_at(action)
+                if world.fleets[action.identity].refused:
+                    continue  # by the API server
             if isinstance(action, WarmPods):
                 running = decided.status.current
                 assert running is not None, "pods are warmed up for an attempt"
@@ -313,6 +314,8 @@ class Watched:
         status, lent = world.status, world.status.stable_scale
         if lent is None or not lent.returning or not world.fleets[lent.identity].ready:
             return
+        if world.refuses is not None:
+            return  # no weight falls before it may be written; what it needs stays until then
         for record in status.way_back:
             current, arm = status.current, record.canary.arm
             runs = current is not None and current.canary.identity == arm and status.running is not None

@@ -287,6 +287,7 @@ class World:
             else self.on_delete or OnDelete.RESTORE_STABLE,
             release_now=self.release_now,
             listed=frozenset(arm for rule in self.rules or [] for arm in rule),
+            companion_pools=frozenset(self.pools),
             ways={
                 record: self._way(record) for record in (*self.status.way_back, *self._proposed().values())
             },
@@ -425,12 +426,17 @@ class World:
 
     # --- what the controller would do ---
 
-    def step(self) -> Plan:
-        """Observe, plan, apply; a refused write is planned again with the refusal, as the controller does."""
+    def decide(self) -> Plan:
+        """Observe and plan; a refused write is planned again with the refusal, as the controller does."""
         decided = plan(self.observe(), self.now)
         if self.refuses is not None and self._writes(decided):
             decided = plan(replace(self.observe(), refused=self.refuses), self.now)
             assert not self._writes(decided), "a refused write is not planned again at once"
+        return decided
+
+    def step(self) -> Plan:
+        """Decide, and apply."""
+        decided = self.decide()
         assert len(self._writes(decided)) <= 1, "at most one traffic write per plan"
         for action in decided.actions:
             self.perform(action)

@@ -22,6 +22,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 from rollouts.engine.rollout_status import Phase, ScaleDown
 from rollouts.engine.versions import Identity
+from rollouts.units import ZERO
 from tests.kit.fleet import Fleet
 from tests.kit.walking import ARMS, Walking, named
 from tests.kit.world import pause, pool, weight
@@ -30,6 +31,8 @@ WALKS, STEPS = 50, 40
 FOUND = (617, 828, 50169, 700975)
 """Walks that failed once: a debt that a label took away without a word, a way back of which endpointRatio asked more
 pods than there were to be, a companion that drained and was done, and one that made room for another kind of pods."""
+REFUSED = (900011, 900015, 900021)
+"""The same of walks on which weights are refused: the canary lost the pods of a share that it kept."""
 MORE = int(os.environ.get("COMPANION_WALKS", "1500"))
 ROLES = ("prefill", "encode")
 BESIDE = {arm: {role: pool(f"{role}-{arm.name}") for role in ROLES} for arm in ARMS}
@@ -161,13 +164,39 @@ def test_companions_keep_with_their_versions(seed: int) -> None:
     Walk(seed).go(STEPS)
 
 
+class RefusedWalk(Walk):
+    """With a weight that cannot be written for a while."""
+
+    disturbances = (*Walk.disturbances, *(3 * (Walking.weights_refused,)))
+
+
+class TroubledWalk(Walk):
+    """With all that the API server and people do to what is written, and what it is reckoned by."""
+
+    disturbances = (
+        *Walk.disturbances,
+        *(2 * (Walking.weights_refused, Walking.scales_refused, Walking.numbers_edited, Walking.unreadable)),
+    )
+
+
+@pytest.mark.parametrize("seed", [*range(8), *REFUSED])
+def test_what_carries_keeps_its_pods_while_no_weight_can_be_written(seed: int) -> None:
+    RefusedWalk(seed).go(STEPS)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_companions_keep_with_their_versions_whatever_is_refused_and_edited(seed: int) -> None:
+    TroubledWalk(seed).go(STEPS)
+
+
 @pytest.mark.slow
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-def test_companions_keep_with_their_versions_for_long() -> None:
+@pytest.mark.parametrize("walk", [Walk, TroubledWalk])
+def test_companions_keep_with_their_versions_for_long(walk: type[Walk]) -> None:
     for seed in range(WALKS, WALKS + MORE):
         with named(seed):
-            Walk(seed).go(STEPS)
+            walk(seed).go(STEPS)
 
 
 def _weight_alone(patch: pytest.MonkeyPatch) -> None:
@@ -253,3 +282,10 @@ def test_a_planted_bug_of_what_companions_give_is_seen(
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         _walks(range(1, 2 * WALKS, 2))
+
+
+def test_pods_that_go_before_a_refused_weight_does_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taking_back, "share_of_ready", lambda *_: ZERO)
+
+    with pytest.raises(AssertionError, match="what its share needs"):
+        RefusedWalk(REFUSED[0]).go(STEPS)

@@ -19,6 +19,8 @@ from tests.kit.walking import ARMS, Walking, named
 from tests.kit.world import pause, weight
 
 WALKS, STEPS = 14, 35
+REFUSED = (900032,)
+"""A walk that failed once: the canary lost the pods of a share that it kept, while the weight was refused."""
 MORE = int(os.environ.get("LENDING_WALKS", "1500"))
 
 
@@ -89,6 +91,17 @@ def test_from_any_state_pods_are_given_within_bounds_and_come_back() -> None:
     given = sum(walk(seed) for seed in range(WALKS))
 
     assert given >= WALKS, "the walks get to where pods are given"
+
+
+class RefusedWalk(Walk):
+    """With a weight that cannot be written for a while."""
+
+    disturbances = (*Walk.disturbances, *(3 * (Walking.weights_refused,)))
+
+
+@pytest.mark.parametrize("seed", [*range(4), *REFUSED])
+def test_what_carries_keeps_its_pods_while_no_weight_can_be_written(seed: int) -> None:
+    RefusedWalk(seed).go(60)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller import draining
+from rollouts.controller.companions import companion_pools
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.wakes import on_rollout_change
 from rollouts.controller.workloads import WorkloadViews
@@ -483,3 +484,12 @@ def test_the_label_of_llm_d_is_named_first_and_decode_before_others() -> None:
     assert roles_hint(templates).endswith("llm-d.ai/role=decode,prefill")
     assert roles_hint([{"a": "x"}, {"a": "x"}]).endswith("llm-d.ai/role=decode,prefill")
     assert roles_hint([{"a": "x"}, {"a": "w"}]).endswith("a=w,x")
+
+
+def test_the_pools_of_stored_companions_are_looked_for_in_both_groups() -> None:
+    made, other = cluster(), replace(P2, group=kinds.POOL_X.group)
+    label(made, "p2", group=kinds.POOL_X.group)
+    named = (ScaleDown(identity=P1, of=V1), ScaleDown(identity=other, of=V2), ScaleDown(identity=V2))
+
+    assert companion_pools(made.caches, parsed(scale_downs=named)) == {P1, P2, other}
+    assert companion_pools(made.caches, parsed()) == frozenset()

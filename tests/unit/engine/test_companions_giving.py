@@ -278,8 +278,8 @@ def test_what_an_autoscaler_leaves_of_one_kind_takes_no_pods_of_it_from_the_cana
     made.refuses = Refused(reason=Reason.TRAFFIC_REFUSED, message="a webhook says no")
     to(made, "v1")
     walked(made, 20, 9, 9)
-    assert (made.share_of(V2) * 2, made.fleets[encode].replicas) == (1, 4)
-    assert made.fleets[v2].replicas == 4, "what half of the requests need"
+    assert (made.share_of(V2) * 2, made.fleets[encode].replicas) == (1, 3), "the spare one"
+    assert replicas(made, V2, v2, pool("encode-v2")) == [4, 4, 2], "what half of the requests need"
 
 
 def without(made: World, arm: Identity, rounds: int) -> None:
@@ -1098,3 +1098,56 @@ def test_what_is_in_the_way_of_several_kinds_drains_once() -> None:
             fleet.settle()
         made.now += timedelta(seconds=31)
     assert [made.fleets[pool(name)].replicas for name in ("old", "encode-v1", "prefill-v1")] == [0, 6, 6]
+
+
+# --- pools that move to another API group ----------------------------------------------------------
+
+
+def switched(made: World, *arms: Identity) -> None:
+    """These pools are in the other API group from now on, and the route lists them there."""
+    places = {arm: replace(arm, group="inference.networking.k8s.io") for arm in arms}
+
+    def at(arm: Identity) -> Identity:
+        return places.get(arm, arm)
+
+    made.fleets = {at(arm): fleet for arm, fleet in made.fleets.items()}
+    made.pools = {at(arm): ready for arm, ready in made.pools.items()}
+    made.rules = [{at(arm): share for arm, share in rule.items()} for rule in made.rules or []]
+    for arm, there in list(made.companions.items()):
+        assert isinstance(there, tuple)
+        del made.companions[arm]
+        made.companions[at(arm)] = tuple(replace(one, identity=at(one.identity)) for one in there)
+
+
+@pytest.mark.parametrize("when", ["in a step", "on the way back"])
+@pytest.mark.parametrize(
+    "which", [(V1, V2, V3), (P1, P2, P3), (V1, V2, V3, P1, P2, P3)], ids=["v", "p", "all"]
+)
+def test_a_return_goes_on_when_pools_move_and_prefill_keeps_what_its_decode_needs(
+    which: tuple[Identity, ...], when: str
+) -> None:
+    made = at_half()
+    if when == "in a step":
+        switched(made, *which)
+        made.settle()
+        assert made.status.scale_downs == (), "nothing has lost"
+        to(made, "v1")
+    else:
+        to(made, "v1")
+        switched(made, *which)
+    for _ in range(60):
+        for _ in range(6):
+            made.step()
+            by_name = {arm.name: (fleet.taken, fleet.ready) for arm, fleet in made.fleets.items()}
+            share = next(made.share_of(arm) for arm in made.fleets if arm.name == "v2")
+            assert by_name["prefill-v1"][0] + by_name["prefill-v2"][0] <= 5
+            assert by_name["prefill-v2"][1] >= share * 4, "what its share needs"
+        for fleet in made.fleets.values():
+            fleet.settle()
+        made.now += timedelta(seconds=6)
+    assert {arm.name: fleet.replicas for arm, fleet in made.fleets.items() if fleet.replicas} == {
+        "v1": 8,
+        "prefill-v1": 4,
+    }
+    assert not [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert not [event.message for event in made.events if event.reason is Reason.RETURN_NOT_WAITED_FOR]

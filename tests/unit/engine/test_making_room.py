@@ -29,6 +29,7 @@ from rollouts.engine.observation import (
     JobOutcome,
     NotControllable,
     PathView,
+    Refused,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
@@ -849,6 +850,59 @@ def test_a_route_of_another_rollout_is_said_before_pods_are() -> None:
     fail(made)
 
     assert made.status.reason == Reason.ABORT_BLOCKED_BY_CLAIM
+
+
+@pytest.mark.parametrize("who", ["the API server", "another Rollout"])
+def test_a_canary_whose_weight_cannot_be_lowered_keeps_the_pods_for_it(who: str) -> None:
+    made = judged()
+    if who == "the API server":
+        made.refuses = Refused(reason=Reason.TRAFFIC_REFUSED, message="a webhook says no")
+    else:
+        made.claim, made.claimed_by = Claim.OTHER, "other"
+    fail(made)
+    for _ in range(40):
+        go(made, 1)
+        assert (made.share_of(V2) * 2, *replicas(made)) == (1, 5, 4), "four pods for half of the requests"
+
+    made.refuses, made.claim = None, Claim.CONSENTED
+    go(made, 20)
+    assert made.weights[-4:] == [3750, 2500, 1250, 0], "as stable has pods, and not at once"
+    assert replicas(made) == (8, 0)
+    assert Reason.RETURN_NOT_WAITED_FOR not in [event.reason for event in made.events]
+
+
+@pytest.mark.parametrize("begins", ["in a step", "on the way back"])
+@pytest.mark.parametrize("ends", ["the Rollout is deleted", "capacity is taken out"])
+@pytest.mark.parametrize("why", ["used", "scaled", "unknown", "gone"])
+def test_a_canary_that_is_not_ours_to_take_does_not_keep_stable_short_for_ever(
+    why: str, ends: str, begins: str
+) -> None:
+    made = judged()
+    if begins == "on the way back":
+        fail(made)
+    canary = made.fleets[V2]
+    if why == "used":
+        canary.used_by = "HTTPRoute preview"
+    elif why == "scaled":
+        canary.managed_by = "HorizontalPodAutoscaler x"
+    else:
+        canary.problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="nobody knows its workload")
+        canary.gone = why == "gone"
+    if ends == "the Rollout is deleted":
+        made.finalizer = made.deleting = True
+        made.settle()
+    else:
+        policy(made, None)
+        fail(made)
+    for _ in range(20):
+        made.fleets[V1].settle()
+        canary.pods = [pod for pod in canary.pods if pod is not PodState.ENDING]
+        made.advance(6)
+
+    assert (made.share_of(V2), made.fleets[V1].replicas) == (0, N)
+    assert made.status.stable_scale is None
+    assert made.finalizer is False
+    assert any("v2 is not scaled down: " in event.message for event in made.events)
 
 
 @pytest.mark.parametrize("edit", ["headroom", "surge", "least"])

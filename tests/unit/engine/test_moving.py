@@ -6,13 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from rollouts.engine.attempt import PathStatus
-from rollouts.engine.moving import moved
+from rollouts.engine.attempt import AttemptCapacity, CompanionCapacity, PathStatus
+from rollouts.engine.moving import moved, stored_companions
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import TrafficMode
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import (
+    CompanionScale,
+    HistoryEntry,
+    KeptCompanion,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    ScaleDown,
+    StableScale,
+)
 from rollouts.engine.versions import Identity
-from tests.kit.world import World, changed, pause, pool, spec, weight
+from tests.kit.world import START, World, changed, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 
@@ -133,3 +142,69 @@ def test_a_group_that_was_changed_in_the_spec_first_ends_where_the_route_goes() 
     assert (world.status.phase, world.writes) == (Phase.HEALTHY, [])
     assert world.status.stable is not None
     assert world.status.stable.identity == new(V1)
+
+
+# --- companions, which no route names --------------------------------------------------------------
+
+
+def beside(*names: str, groups: tuple[str, ...] = (V1.group, new(V1).group)) -> frozenset[Identity]:
+    return frozenset(replace(pool(name), group=group) for name in names for group in groups)
+
+
+def with_companion() -> RolloutStatus:
+    """Every place of a status that names a companion, or the version of one."""
+    lent = StableScale(identity=V1, full=4, wanted=4, most=5, returning=True)
+    part = CompanionScale(identity=pool("p1"), full=2, wanted=2, most=3)
+    pair = CompanionCapacity(stable=pool("p1"), canary=pool("p2"))
+    status = changed(running().status, capacity=AttemptCapacity(stable_at_start=4, companions=(pair,)))
+    assert status.stable is not None
+    past = HistoryEntry(revision=status.stable, attempt=0, outcome=Outcome.PROMOTED, at=START)
+    return replace(
+        status,
+        stable_scale=replace(lent, companions=(part,)),
+        owed=replace(lent, companions=(replace(part, identity=pool("e1")),)),
+        scale_downs=(ScaleDown(identity=V2), ScaleDown(identity=pool("p2"), of=V2)),
+        history=(replace(past, companions=(KeptCompanion(identity=pool("p1")),)),),
+    )
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["beside the old ones", "the old ones are gone"])
+def test_companions_are_followed_with_their_versions_wherever_the_status_names_them(old: bool) -> None:
+    there = beside("p1", "p2", "e1", groups=(V1.group, new(V1).group) if old else (new(V1).group,))
+
+    after = moved(with_companion(), frozenset({new(V1), new(V2)}), None, there)
+
+    assert {arm.group for pair in stored_companions(after) for arm in pair} == {new(V1).group}
+    assert [(one.identity, one.of) for one in after.scale_downs] == [
+        (new(V2), None),
+        (new(pool("p2")), new(V2)),
+    ]
+
+
+def test_a_companion_that_is_in_another_group_alone_is_followed_though_its_version_stays() -> None:
+    there = beside("p1", "p2", "e1", groups=(new(V1).group,))
+
+    after = moved(with_companion(), frozenset({V1, V2}), None, there)
+
+    assert {(arm.group, version.group) for arm, version in stored_companions(after)} == {
+        (new(V1).group, V1.group)
+    }
+
+
+@pytest.mark.parametrize("there", [beside("p1", "p2", "e1"), frozenset[Identity]()], ids=["both", "none"])
+def test_a_companion_stays_beside_its_version_and_where_nobody_has_seen_it(
+    there: frozenset[Identity],
+) -> None:
+    status = with_companion()
+
+    assert moved(status, frozenset({V1, V2}), None, there) is status
+
+
+def test_a_version_that_moves_alone_leaves_its_companion_where_it_is() -> None:
+    there = beside("p1", "p2", "e1", groups=(V1.group,))
+
+    after = moved(with_companion(), frozenset({new(V1), new(V2)}), None, there)
+
+    assert {(arm.group, version.group) for arm, version in stored_companions(after)} == {
+        (V1.group, new(V1).group)
+    }
