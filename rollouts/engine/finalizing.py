@@ -111,8 +111,9 @@ def keep_finalizer(draft: Draft) -> None:
     away here.
     """
     wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft) or _given(draft)
-    if wanted and not draft.obs.has_finalizer and not any(isinstance(a, SetFinalizer) for a in draft.actions):
-        draft.actions.insert(0, SetFinalizer(present=True))
+    lacks = wanted and not draft.obs.has_finalizer and draft.obs.refused is None
+    if lacks and not any(isinstance(action, SetFinalizer) for action in draft.actions):
+        draft.actions.append(SetFinalizer(present=True))
     if wanted or not draft.obs.has_finalizer or draft.writes_traffic or draft.obs.refused is not None:
         return  # the write that is tried again needs it
     if not _split(draft):
