@@ -345,7 +345,7 @@ async def test_a_half_open_connection_is_noticed() -> None:
 
 
 async def test_a_history_that_went_back_is_noticed_although_the_server_says_nothing() -> None:
-    """etcd was restored from a backup: kube-apiserver 1.36 sends neither event nor bookmark to a version of its future."""
+    """etcd was restored from a backup: kube-apiserver sends neither event nor bookmark to a version of its future."""
     server = FakeServer()
     server.put("kept")
     kept = dict(server.objects)
