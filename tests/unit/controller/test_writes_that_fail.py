@@ -203,6 +203,41 @@ def test_an_abort_by_command_is_not_kept_by_a_gate_that_cannot_be_made() -> None
     assert back_at(done) == since(done, "Aborted") == 25.0
 
 
+def refuses_run_statuses(error: KubeError | float, until: float) -> Answers:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        verdict = resource == kinds.ANALYSIS_RUN and sub == "status"
+        return error if verdict and sim.clock.monotonic() < until else None
+
+    return answers
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_verdict_that_cannot_be_stored_aborts_all_the_same(error: KubeError | float) -> None:
+    move = Move(when=at_step(1), act=answer(Answer.BAD), after=2)
+    done = play(scenario(GATED, phase("Aborted"), move), refuses_run_statuses(error, float("inf")))
+
+    assert since(done, "Aborted") == back_at(done)
+    assert 35 <= since(done, "Aborted") < 50
+    assert done.status["reason"] == Reason.GATE_FAILED
+    assert bugs(done) == []
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_gate_does_not_pass_before_that_is_stored_and_says_what_it_waits_for(
+    error: KubeError | float,
+) -> None:
+    done = play(scenario(GATED, healthy_on(CANARY)), refuses_run_statuses(error, 300.0))
+    shown = {
+        record.seconds: str((record.after.get("status") or {}).get("message"))
+        for record in done.history.of(kinds.ROLLOUT)
+    }
+    weights = [record.seconds for record in done.history.ours(kinds.HTTP_ROUTE)]
+
+    assert any("cannot pass, as its status is not stored" in text for text in shown.values())
+    assert weights[1] >= 300
+    assert bugs(done) == []
+
+
 # --- traffic ---
 
 
