@@ -7,7 +7,8 @@ Rollout, so that no write is based on a status that has moved on (a restart on a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -266,6 +267,23 @@ class TrafficWriter:
         message = f"{what} {key.name}: {arm} {shown}"
         return [EmitEvent(type=EventType.NORMAL, reason=reason.value, message=message)]
 
+    @contextmanager
+    def _told(
+        self, resource: Resource, key: ObjectKey, source: str, *, applied: bool = False
+    ) -> Iterator[None]:
+        """Around a request that changes a traffic object: raises TrafficRefused for what people are to read of."""
+        self._unanswered.begin((resource, key))
+        try:
+            yield
+        except (Conflict, NotFound):
+            self._unanswered.forget((resource, key))
+            raise
+        except (Invalid, Forbidden, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+            if not self._unanswered.worth_saying(error, (resource, key)):
+                raise
+            raise _refusal(error, source, applied=applied) from None
+        self._unanswered.forget((resource, key))
+
     async def _send(
         self,
         gathered: Gathered,
@@ -284,21 +302,13 @@ class TrafficWriter:
             (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
         )
         store = self._caches.by_resource()[resource]
-        self._unanswered.begin((resource, key))
-        try:
-            with store.writing(key) as record:
-                stored = await self._client.patch(
-                    resource, *key, body, kind=kind, force=isinstance(write, Apply)
-                )
-                record(stored, tell=tell)
-        except Conflict:
-            self._unanswered.forget((resource, key))
-            raise
-        except (Invalid, Forbidden, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
-            if not self._unanswered.worth_saying(error, (resource, key)):
-                raise
-            raise _refusal(error, rendered_from, applied=isinstance(write, Apply)) from None
-        self._unanswered.forget((resource, key))
+        applied = isinstance(write, Apply)
+        with (
+            self._told(resource, key, rendered_from, applied=applied),
+            store.writing(key) as record,
+        ):
+            stored = await self._client.patch(resource, *key, body, kind=kind, force=applied)
+            record(stored, tell=tell)
         gathered.written[resource, key] = version_of(stored)
         return stored
 
@@ -390,23 +400,29 @@ class TrafficWriter:
         raw, carrier = gathered.traffic_object, gathered.carrier
         assert raw is not None
         assert carrier is not None
-        place = (carrier.resource, carrier.namespace, carrier.name)
-        if action.mode is ReleaseTrafficMode.DELETE:
-            await self._client.delete(*place, resource_version=action.resource_version)
-            return
-        patch = carrier.release(raw, gathered.rollout).operations
-        stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
-        self._caches.by_resource()[carrier.resource].record_write(stored)
+        await self._let_go(
+            carrier.resource,
+            ObjectKey(carrier.namespace, carrier.name),
+            action,
+            carrier.release(raw, gathered.rollout).operations,
+        )
 
     async def _release_recorded(self, gathered: Gathered, action: ReleaseTraffic, way: WayBack) -> None:
         """Give up an object that no readable spec names any more."""
         resource, raw = gathered.ways[way]
-        place = (resource, gathered.parsed.namespace, way.name)
-        if action.mode is ReleaseTrafficMode.DELETE:
-            await self._client.delete(*place, resource_version=action.resource_version)
-        elif raw is not None:
-            kind = kind_of(way.kind)
-            kept = kind.kept(gathered.rollout) if kind is not None else None
-            patch = release(raw, gathered.parsed.name, kept).operations
-            stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
-            self._caches.by_resource()[resource].record_write(stored)
+        kind = kind_of(way.kind)
+        kept = kind.kept(gathered.rollout) if kind is not None else None
+        patch = release(raw, gathered.parsed.name, kept).operations if raw is not None else []
+        if patch or action.mode is ReleaseTrafficMode.DELETE:
+            await self._let_go(resource, ObjectKey(gathered.parsed.namespace, way.name), action, patch)
+
+    async def _let_go(
+        self, resource: Resource, key: ObjectKey, action: ReleaseTraffic, patch: list[dict[str, Any]]
+    ) -> None:
+        """Delete the object, or take our marks off it."""
+        with self._told(resource, key, f"{resource.kind} {key.name}"):
+            if action.mode is ReleaseTrafficMode.DELETE:
+                await self._client.delete(resource, *key, resource_version=action.resource_version)
+                return
+            stored = await self._client.patch(resource, *key, patch, kind=PatchKind.JSON)
+        self._caches.by_resource()[resource].record_write(stored)

@@ -18,10 +18,20 @@ from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Forbidden, Invalid,
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
+from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import weights_of
-from tests.kit.faults.moves import answer, at_step, command, healthy_on, phase, reason
-from tests.kit.faults.objects import CANARY, GATE, GUARD, ROUTE, base_objects, rollout_object
+from tests.kit.faults.moves import answer, at_step, command, delete, gone, healthy_on, phase, reason, retarget
+from tests.kit.faults.objects import (
+    CANARY,
+    GATE,
+    GUARD,
+    ROUTE,
+    STABLE,
+    TEMPLATE,
+    base_objects,
+    rollout_object,
+)
 from tests.kit.faults.process import Assembler
 from tests.kit.faults.simulation import Condition, FaultPlan, Move, Scenario, Simulation
 from tests.kit.faults.source import Answer
@@ -66,7 +76,7 @@ def play(scenario: Scenario, answers: Answers) -> Simulation:
 
                 return request
 
-            for verb in ("create", "patch"):
+            for verb in ("create", "patch", "delete"):
                 setattr(client, verb, disturbed(verb, getattr(client, verb)))
             assert (await simulation.run()).converged
             return simulation
@@ -290,6 +300,50 @@ def test_a_weight_that_a_webhook_took_back_is_not_told_as_set_nor_taken_for_a_pe
 
     assert done.status["weight"]["applied"] == 0
     assert told(done, Reason.WEIGHT_SET) == told(done, Reason.MANUAL_OVERRIDE) == []
+
+
+# --- deletion ---
+
+
+def deleted(answers: Answers, **spec: Any) -> Simulation:
+    """A Rollout with a Managed route that is deleted in the middle."""
+    rollout = rollout_object(
+        [{"setWeight": 20}, {"pause": {}}], target=STABLE, route={"template": TEMPLATE}, **spec
+    )
+    moves = (
+        Move(when=healthy_on(STABLE), act=retarget(CANARY), after=5),
+        Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=5),
+    )
+
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, copy.deepcopy(rollout), route=False)
+
+    return play(Scenario(name="deleted", setup=setup, moves=moves, goal=gone), answers)
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_route_that_cannot_be_deleted_is_told(error: KubeError | float) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        return error if verb == "delete" and sim.clock.monotonic() < 90 else None
+
+    done = deleted(answers, onDelete="DeleteTraffic")
+
+    assert len(told(done, Reason.TRAFFIC_REFUSED)) == 1
+    assert since(done, Reason.TRAFFIC_REFUSED) < 45
+    assert bugs(done) == []
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=["403", "422"])
+def test_a_finalizer_that_cannot_be_taken_off_is_told_and_traffic_is_back(error: KubeError) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        return error if resource == kinds.ROLLOUT and not sub and 18 < sim.clock.monotonic() < 90 else None
+
+    done = deleted(answers)
+    (message,) = told(done, Reason.TRAFFIC_REFUSED)
+
+    assert back_at(done) == 20.0
+    assert "finalizer" in message
+    assert bugs(done) == []
 
 
 # --- replicas ---
