@@ -66,13 +66,16 @@ def test_a_refused_gate_changes_no_plan_that_makes_none() -> None:
 @pytest.mark.parametrize("readable", [True, False])
 def test_a_route_that_may_not_be_let_go_is_told_once(readable: bool) -> None:
     world = World(
-        spec=spec(weight(50), pause(), mode=TrafficMode.MANAGED), rules=[{V1: 100, V2: 0}], claim=Claim.OURS
+        spec=spec(weight(50), pause(), mode=TrafficMode.MANAGED, on_delete=OnDelete.DELETE_TRAFFIC),
+        rules=[{V1: 100, V2: 0}],
+        claim=Claim.OURS,
     )
     world.settle()
     if not readable:
         world.spec, world.problems = None, (Problem(reason=Reason.SPEC_INVALID, message="no duration"),)
         world.served = False
     world.on_delete, world.deleting = OnDelete.DELETE_TRAFFIC, True
+    assert any(isinstance(one, ReleaseTraffic) for one in plan(world.observe(), world.now).actions)
     first, second = again(world, refused=TRAFFIC), again(world, refused=TRAFFIC)
 
     for decided in (first, second):
