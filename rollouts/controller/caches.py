@@ -55,7 +55,7 @@ from rollouts.objects.workloads import (
     template_selector,
 )
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.objects import Object, ObjectKey, key_of
+from rollouts.runtime.objects import Object, ObjectKey, key_of, uid_of
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import ReadOnce, Store
 
@@ -108,6 +108,7 @@ class Caches:
         self._keep_pods_and_workloads()
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
+        self._unstored_runs: dict[ObjectKey, tuple[str, Object]] = {}
         self._read_pods: ReadOnce[list[Pod]] = ReadOnce(self.pods)
         self._counted_units: ReadOnce[int] = ReadOnce(self.pods)
         self.reflectors = tuple(
@@ -442,7 +443,21 @@ class Caches:
 
     def owned_runs(self, key: ObjectKey, uid: str) -> list[Object]:
         """AnalysisRuns of the Rollout that has this key and UID."""
-        return self.runs.by_index(indexes.OWNER, (*key, uid))
+        return [self._as_known(run) for run in self.runs.by_index(indexes.OWNER, (*key, uid))]
+
+    def know_run(self, key: ObjectKey, uid: str, status: Object) -> None:
+        """What a run's status is to say, where the API server does not take it."""
+        before, self._unstored_runs[key] = self._unstored_runs.get(key), (uid, status)
+        if before != (uid, status):
+            self.runs.touch(key)
+
+    def trust_run(self, key: ObjectKey) -> None:
+        """A run's status says what is known, or it is gone."""
+        self._unstored_runs.pop(key, None)
+
+    def _as_known(self, run: Object) -> Object:
+        uid, status = self._unstored_runs.get(key_of(run), ("", None))
+        return run if status is None or uid != uid_of(run) else {**run, "status": status}
 
     def owned_jobs(self, key: ObjectKey, uid: str) -> list[Object]:
         """Jobs of the Rollout that has this key and UID."""

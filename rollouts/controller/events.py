@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from typing import Any
@@ -10,7 +11,7 @@ import structlog
 
 from rollouts.engine.actions import EmitEvent
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import KubeError
+from rollouts.kube.errors import ApiTimeout, KubeError
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, Monotonic
 
@@ -21,6 +22,10 @@ _log = structlog.get_logger(__name__)
 _BURST = 25
 _REFILL = 10.0
 """Seconds per event after the burst. client-go's recorder allows 25, then one in five minutes."""
+_PATIENCE = 2.0
+_REST = 30.0
+"""Seconds for an Event, and without any after one that had no answer. Clusters keep Events in an etcd of their own:
+where that hangs nothing but Events may be lost, and the Rollout whose turn it is may have to be aborted."""
 _BUCKETS = 10_000
 _MESSAGE_LIMIT = 1024
 
@@ -33,18 +38,22 @@ class EventRecorder:
         self._clock = clock
         self._component = component
         self._buckets: OrderedDict[str, tuple[float, Monotonic]] = OrderedDict()
+        self._rests_until = Monotonic(0.0)
         self.dropped = 0
 
     async def emit(self, about: dict[str, Any], event: EmitEvent) -> None:
         """Record an Event on ``about``; failures are logged and forgotten."""
         meta = about["metadata"]
         uid = str(meta.get("uid", ""))
-        if not self._admit(uid):
+        if self._clock.monotonic() < self._rests_until or not self._admit(uid):
             self.dropped += 1
             return
         try:
-            await self._client.create(kinds.EVENT, meta["namespace"], self._body(about, event))
-        except KubeError as error:
+            async with asyncio.timeout(_PATIENCE):
+                await self._client.create(kinds.EVENT, meta["namespace"], self._body(about, event))
+        except (KubeError, TimeoutError) as error:
+            if isinstance(error, ApiTimeout | TimeoutError):
+                self._rests_until = Monotonic(self._clock.monotonic() + _REST)
             _log.info("event_not_recorded", reason=event.reason, error=type(error).__name__)
 
     def _admit(self, uid: str) -> bool:

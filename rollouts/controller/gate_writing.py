@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeAlias
+
+import structlog
 
 from rollouts.api.analysis_models import RUN_LIST_LIMITS
 from rollouts.api.scalars import format_time, weight_json
@@ -10,7 +13,8 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
-from rollouts.controller.traffic_writing import TrafficRefused
+from rollouts.controller.marking import PATIENCE
+from rollouts.controller.traffic_writing import TrafficRefused, Unanswered, by_policy
 from rollouts.engine.actions import (
     CreateJob,
     CreateRun,
@@ -25,15 +29,22 @@ from rollouts.engine.reasons import Reason
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
     AlreadyExists,
+    ApiTimeout,
+    ApiUnavailable,
     Conflict,
+    Forbidden,
     Invalid,
     NotFound,
+    RefusedError,
+    TooManyRequests,
 )
 from rollouts.objects import kinds
 from rollouts.objects.owners import owner_of
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["GateAction", "GateWriter"]
+
+_log = structlog.get_logger(__name__)
 
 Object = dict[str, Any]
 
@@ -64,6 +75,9 @@ class GateWriter:
         self._caches = caches
         self._events = events
         self._builder = builder
+        self._unanswered = Unanswered()
+        self._told: dict[str, str] = {}
+        """By UID of a Rollout: the refusal that was last said."""
 
     async def perform(self, gathered: Gathered, action: GateAction) -> None:
         """One action. Raises KubeError and TrafficRefused."""
@@ -79,7 +93,7 @@ class GateWriter:
                 regated = _regated(spec) | {"stepsHash": current.steps_hash}
                 await self._patch_run(gathered, action.name, {"spec": regated})
             case TerminateRun():
-                await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})
+                await self._terminate(gathered, action.name)
             case MarkRun():
                 mark = {
                     "at": format_time(action.at),
@@ -91,18 +105,38 @@ class GateWriter:
                 interval = {"from": format_time(action.start), "to": format_time(action.end)}
                 await self._append(gathered, action.name, "exclude", interval, last={"to": FOREVER})
 
+    async def _terminate(self, gathered: Gathered, name: str) -> None:
+        """End a run that nobody needs. Where that fails nothing waits for it: the run's next word has it tried again.
+
+        Traffic is where it belongs by then, and what is stored after this tells people so.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._patch_run(gathered, name, {"spec": {"terminate": True}})
+        except (ApiUnavailable, ApiTimeout, TooManyRequests, TimeoutError) as error:
+            _log.warning(
+                "run_not_terminated", namespace=gathered.parsed.namespace, run=name, reason=str(error)
+            )
+
     async def _create(self, resource: Resource, gathered: Gathered, body: Object) -> None:
+        what = f"{resource.kind} {body['metadata']['name']}"
+        self._unanswered.begin(what)
         try:
             # A Job without the command that somebody misspelt would pass. Our own kinds may be older than we are.
             strict = resource == kinds.JOB
             stored = await self._client.create(resource, gathered.parsed.namespace, body, strict=strict)
         except AlreadyExists:
+            self._unanswered.forget(what)
             await self._demand_ours(resource, gathered, body["metadata"]["name"])
             return
-        except Invalid as error:
-            raise TrafficRefused(
-                Reason.GATE_INVALID, f"{resource.kind} {body['metadata']['name']}: {error}"
-            ) from None
+        except NotFound:
+            raise
+        except (RefusedError, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+            if not self._unanswered.worth_saying(error, what):
+                raise
+            by_spec = isinstance(error, Invalid) and not by_policy(error)
+            raise TrafficRefused(Reason.GATE_INVALID, f"{what}: {error}", by_spec=by_spec) from None
+        self._unanswered.forget(what)
         self._caches.by_resource()[resource].record_write(stored)
 
     async def _demand_ours(self, resource: Resource, gathered: Gathered, name: str) -> None:
@@ -131,15 +165,21 @@ class GateWriter:
             )
         except NotFound:
             return
-        except Invalid as error:
+        except (Invalid, Forbidden) as error:
             # Whatever somebody did to the run, its gate waits; traffic, and an abort above all, must not.
             message = (
                 f"AnalysisRun {name} does not take what it was to be told, so that its gate may wait: {error}"
             )
-            event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
-            await self._events.emit(gathered.rollout, event)
+            await self._tell_once(gathered, message)
             return
         self._caches.runs.record_write(stored)
+
+    async def _tell_once(self, gathered: Gathered, message: str) -> None:
+        """It is tried at each look: an Event for each would leave none for what happens meanwhile."""
+        if self._told.get(gathered.parsed.uid) != message:
+            self._told[gathered.parsed.uid] = message
+            event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
+            await self._events.emit(gathered.rollout, event)
 
     async def _append(
         self, gathered: Gathered, name: str, field: str, item: Object, *, last: Object | None = None

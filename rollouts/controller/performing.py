@@ -21,7 +21,7 @@ from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.marking import PATIENCE, Marking
 from rollouts.controller.scaling import WorkloadScaler
-from rollouts.controller.traffic_writing import TrafficWriter
+from rollouts.controller.traffic_writing import TrafficRefused, TrafficWriter
 from rollouts.controller.warming import WarmUps
 from rollouts.controller.workloads import ScaleRefusals
 from rollouts.engine.actions import (
@@ -39,9 +39,10 @@ from rollouts.engine.actions import (
     WriteReason,
     WriteTraffic,
 )
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import HoldReason
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import Conflict
+from rollouts.kube.errors import Conflict, Forbidden, Invalid
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 
@@ -218,7 +219,12 @@ class Performer:
         ):  # what is refused may be for ever
             raise Conflict("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
-        await self._patch_rollout(gathered, body, "", tell=tell)
+        try:
+            await self._patch_rollout(gathered, body, "", tell=tell)
+        except (Forbidden, Invalid) as error:
+            # Nothing rises without it, and a person has to read why; what goes back to stable came before it.
+            message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
+            raise TrafficRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False) from None
 
     async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
         meta = gathered.rollout["metadata"]

@@ -189,9 +189,12 @@ class RolloutReconciler:
             return None
         _log.warning("write_refused", namespace=key.namespace, rollout=key.name, reason=refusal.reason)
         problem = Problem(reason=refusal.reason, message=str(refusal))
+        refused = Refused(reason=refusal.reason, message=str(refusal))
+        of_gate = refusal.reason is Reason.GATE_INVALID
         shown = replace(
             gathered.observation,
-            refused=Refused(reason=refusal.reason, message=str(refusal)),
+            refused=None if of_gate else refused,
+            gate_refused=refused if of_gate else None,
             problems=(*known, problem) if refusal.by_spec else gathered.observation.problems,
         )
         gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))

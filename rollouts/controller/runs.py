@@ -37,11 +37,19 @@ from rollouts.controller.gates import NAME_LABEL
 from rollouts.controller.performing import merge_patch
 from rollouts.controller.unstored import Unstored
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import NotFound
+from rollouts.kube.errors import (
+    ApiTimeout,
+    ApiUnavailable,
+    KubeError,
+    NotFound,
+    RefusedError,
+    RetryableError,
+    TooManyRequests,
+)
 from rollouts.objects import kinds
 from rollouts.objects.owners import owner_of
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.objects import ObjectKey, uid_of
 from rollouts.sources.base import MetricSource, Place, QueryRefused, SourceError
 from rollouts.sources.budget import QueryBudget
 
@@ -53,6 +61,9 @@ MEASURE_DEADLINE = 15.0
 """Seconds that one measurement may take, whatever its source allows itself."""
 _COUNT_DEADLINE = 3.0
 """Seconds that a count of requests may take, which is only shown."""
+_STORE_AGAIN = 5.0
+"""Seconds until a status is stored again that was refused."""
+_AGAINST = (RunPhase.FAILED, RunPhase.INCONCLUSIVE, RunPhase.ERROR)
 
 
 def _orphaned(run: Mapping[str, Any]) -> bool:
@@ -117,16 +128,34 @@ class RunReconciler:
             status = self._comparer.ended(key, status)
         later = self._unstored.keep(key, raw, parsed.status, status, self._clock.now())
         if later is None:
-            await self._store(raw, status)
+            try:
+                await self._store(raw, status)
+            except (RefusedError, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+                self._hold(key, raw, status, error)
+                if isinstance(error, RetryableError):
+                    raise
+                return _STORE_AGAIN if wait is None else min(max(0.1, wait), _STORE_AGAIN)
+            self._caches.trust_run(key)
             self._unstored.was_stored(key, self._clock.now())
         else:
             wait = later if wait is None else min(wait, later)
         return None if wait is None else max(0.1, wait)
 
+    def _hold(self, key: ObjectKey, raw: Mapping[str, Any], status: RunStatus, error: KubeError) -> None:
+        """What speaks against the canary counts at once; what speaks for it waits until it is stored, in words."""
+        again = self._unstored.hold(key, raw, status)
+        _log.warning("run_not_stored", namespace=key.namespace, run=key.name, reason=str(error))
+        if status.phase in _AGAINST:
+            self._caches.know_run(key, uid_of(raw), write_run_status(status))
+        elif again or not isinstance(error, RetryableError):
+            message = f"{key.name} cannot pass, as its status is not stored: {error}"
+            self._caches.know_run(key, uid_of(raw), {**(raw.get("status") or {}), "message": message})
+
     def _forget(self, key: ObjectKey) -> None:
         """The run is over or gone."""
         self._comparer.forget(key)
         self._unstored.forget(key)
+        self._caches.trust_run(key)
 
     async def _compare(
         self, key: ObjectKey, run: RunSpec, status: RunStatus, wait: float | None

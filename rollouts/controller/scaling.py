@@ -23,9 +23,9 @@ from rollouts.engine.actions import EmitEvent, EventType, ScaleWorkload
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import Conflict, KubeError, NotFound, RetryableError
+from rollouts.kube.errors import Conflict, Invalid, KubeError, NotFound, RetryableError
 from rollouts.objects import kinds
-from rollouts.objects.fields import metadata_of
+from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import SET_NAME, units
 from rollouts.objects.pods import holds_resources
 from rollouts.objects.workloads import Workload, read_workload
@@ -191,11 +191,15 @@ class WorkloadScaler:
                 workload.resource, *key, body, kind=PatchKind.MERGE, subresource="scale"
             )
             if cached is not None:
-                version = scale["metadata"]["resourceVersion"]
+                version, stored = scale["metadata"]["resourceVersion"], map_of(scale.get("spec"))
                 meta = {**cached["metadata"], "resourceVersion": version}
-                record(
-                    {**cached, "metadata": meta, "spec": {**cached["spec"], "replicas": replicas}}, tell=tell
-                )
+                # Go leaves a 0 out; and what is stored may be an admission webhook's number.
+                spec = {**cached["spec"], "replicas": stored.get("replicas", 0)}
+                record({**cached, "metadata": meta, "spec": spec}, tell=tell)
+        if (kept := map_of(scale.get("spec")).get("replicas", 0)) != replicas:
+            raise Invalid(
+                f"{kept} replicas were stored in place of {replicas}: an admission webhook changes them"
+            )
 
     # --- before a number rises ---
 

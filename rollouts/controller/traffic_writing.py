@@ -6,7 +6,9 @@ Rollout, so that no write is based on a status that has moved on (a restart on a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -27,12 +29,15 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import WayBack
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
+    ApiTimeout,
     ApiUnavailable,
     Conflict,
     Forbidden,
     Invalid,
     KubeError,
     NotFound,
+    RetryableError,
+    TooManyRequests,
 )
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of
@@ -42,7 +47,7 @@ from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal, Write
 from rollouts.units import Weight, format_weight
 
-__all__ = ["TrafficRefused", "TrafficWriter"]
+__all__ = ["TrafficRefused", "TrafficWriter", "Unanswered", "by_policy"]
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +62,9 @@ _MOST_WRITES = 6
 _POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
 """What refuses a sound object for now, with whatever code: no fault of the spec."""
 
+_SAID_AFTER = 10.0
+"""Seconds of tries without an answer until that is said: a webhook that hangs, a proxy that sheds requests."""
+
 
 class TrafficRefused(Exception):
     """The traffic object cannot be brought to what the plan asks; the message has the server's words.
@@ -70,21 +78,70 @@ class TrafficRefused(Exception):
         self.by_spec = by_spec
 
 
-def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficRefused | None:
-    """The refusal that an error means; None for what is worth an immediate retry.
+class Unanswered:
+    """Writes that the API server neither stores nor refuses: what is tried again and again is said in the end."""
 
-    A 500 is shown, too: its words are the only cause that anybody gets to see, and it is retried all the same.
-    """
+    def __init__(self) -> None:
+        self._since: dict[Hashable, float] = {}
+
+    def begin(self, what: Hashable) -> None:
+        """A try: the first one in a row counts."""
+        self._since.setdefault(what, asyncio.get_running_loop().time())
+
+    def forget(self, what: Hashable) -> None:
+        """It was answered."""
+        self._since.pop(what, None)
+
+    def worth_saying(self, error: KubeError, what: Hashable) -> bool:
+        """Whether people are to read of an error. False: another try may be all that it takes.
+
+        A 500 is shown at once: its words are the only cause that anybody gets to see, and it is retried all the same.
+        """
+        if not isinstance(error, RetryableError) or error.status == 500:
+            self.forget(what)
+            return True
+        now = asyncio.get_running_loop().time()
+        return now - self._since.setdefault(what, now) >= _SAID_AFTER
+
+
+def by_policy(error: KubeError) -> bool:
+    """Whether an admission policy or a webhook refused."""
+    return any(text in str(error) for text in _POLICIES)
+
+
+def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficRefused:
+    """The refusal that an error means."""
     words = str(error)
     undeclared = any(text in words for text in _UNDECLARED)
-    if isinstance(error, ApiUnavailable) and error.status != 500:
-        return None
-    by_policy = any(text in words for text in _POLICIES)
-    if applied and not by_policy and (isinstance(error, Invalid) or undeclared):
+    if isinstance(error, RetryableError) and error.status != 500:
+        return TrafficRefused(
+            Reason.TRAFFIC_REFUSED,
+            f"{rendered_from}: the API server does not answer the write: {words}",
+            by_spec=False,
+        )
+    if applied and not by_policy(error) and (isinstance(error, Invalid) or undeclared):
         return TrafficRefused(Reason.ROUTE_INVALID, f"{rendered_from}: the API server refuses it: {words}")
     return TrafficRefused(
         Reason.TRAFFIC_REFUSED, f"{rendered_from}: the API server refuses the write: {words}", by_spec=False
     )
+
+
+def _content(write: Write) -> Any:
+    """What a write says, whatever the version of the object that it was rendered for."""
+    if isinstance(write, JsonPatch):
+        return write.name, [one for one in write.operations if one.get("op") != "test"]
+    meta = {name: value for name, value in metadata_of(write.body).items() if name != "resourceVersion"}
+    return {**write.body, "metadata": meta}
+
+
+def _demand_kept(left: Write | RenderRefusal | None, sent: list[Write], rendered_from: str) -> None:
+    """Raise TrafficRefused where what was sent is ``left`` to be written: the answer said something else."""
+    if isinstance(left, Apply | JsonPatch) and any(_content(left) == _content(before) for before in sent):
+        message = (
+            f"{rendered_from}: the API server stored something else than was written: an admission webhook changes it, "
+            "or its CRD lacks a field"
+        )
+        raise TrafficRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
 
 
 def _key(write: Write, namespace: str, name: str) -> ObjectKey:
@@ -111,27 +168,32 @@ class TrafficWriter:
         self._client = client
         self._caches = caches
         self._on_write = on_write
+        self._unanswered = Unanswered()
 
     async def write(self, gathered: Gathered, action: WriteTraffic, *, tell: bool) -> list[EmitEvent]:
         """Bring the spec's traffic object to what is desired; the Event that says so, where it was not there yet."""
         carrier = gathered.carrier
         assert carrier is not None
         raw: Mapping[str, Any] | None = gathered.traffic_object if action.resource_version else None
-        place, wrote = (carrier.resource, ObjectKey(carrier.namespace, carrier.name)), False
+        place, sent = (carrier.resource, ObjectKey(carrier.namespace, carrier.name)), list[Write]()
         for _ in range(_MOST_WRITES):
             write = carrier.render(dict(raw) if raw is not None else None, action.desired)
             if isinstance(write, RenderRefusal):
                 raise TrafficRefused(write.reason, write.message)
             if write is None:
                 break
+            _demand_kept(write, sent, carrier.rendered_from)
+            sent.append(write)
             await self._demand_fresh(gathered)
             stored = await self._store(
                 gathered, carrier.kind, *place, raw, write, carrier.rendered_from, tell=tell
             )
-            wrote, raw = True, carrier.kind.with_part(raw, stored) if raw is not None else None
+            raw = carrier.kind.with_part(raw, stored) if raw is not None else None
             if raw is None:
+                live = carrier.kind.joined(*place[1], [stored])
+                _demand_kept(carrier.render(live, action.desired), sent, carrier.rendered_from)
                 break
-        if not wrote:
+        if not sent:
             return []
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
         return self._written(gathered, *place, action.reason, arm, action.desired.weight)
@@ -141,11 +203,13 @@ class TrafficWriter:
         record = action.record
         found, key = gathered.ways[record], ObjectKey(gathered.parsed.namespace, record.name)
         raw: dict[str, Any] | None = found.raw
-        kind, source, wrote = kind_of(record.kind), f"{record.kind} {record.name}", False
+        kind, source, sent = kind_of(record.kind), f"{record.kind} {record.name}", list[Write]()
         for _ in range(_MOST_WRITES):
             write = self._lowered(gathered, action, found.resource, raw)
             if write is None:
                 break
+            _demand_kept(write, sent, source)
+            sent.append(write)
             await self._demand_fresh(gathered, whatever_spec=True)
             try:
                 stored = await self._store(gathered, kind, found.resource, key, raw, write, source, tell=tell)
@@ -154,10 +218,12 @@ class TrafficWriter:
                 if alone is None:
                     raise
                 stored = await self._store(gathered, kind, found.resource, key, raw, alone, source, tell=tell)
-            wrote, raw = True, kind.with_part(raw, stored) if kind is not None and raw is not None else None
+            raw = kind.with_part(raw, stored) if kind is not None and raw is not None else None
             if raw is None:
+                live = kind.joined(*key, [stored]) if kind is not None else stored
+                _demand_kept(self._lowered(gathered, action, found.resource, live), sent, source)
                 break
-        if not wrote:
+        if not sent:
             return []
         return self._written(gathered, found.resource, key, action.reason, record.canary.name, action.limit)
 
@@ -201,6 +267,23 @@ class TrafficWriter:
         message = f"{what} {key.name}: {arm} {shown}"
         return [EmitEvent(type=EventType.NORMAL, reason=reason.value, message=message)]
 
+    @contextmanager
+    def _told(
+        self, resource: Resource, key: ObjectKey, source: str, *, applied: bool = False
+    ) -> Iterator[None]:
+        """Around a request that changes a traffic object: raises TrafficRefused for what people are to read of."""
+        self._unanswered.begin((resource, key))
+        try:
+            yield
+        except (Conflict, NotFound):
+            self._unanswered.forget((resource, key))
+            raise
+        except (Invalid, Forbidden, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+            if not self._unanswered.worth_saying(error, (resource, key)):
+                raise
+            raise _refusal(error, source, applied=applied) from None
+        self._unanswered.forget((resource, key))
+
     async def _send(
         self,
         gathered: Gathered,
@@ -219,17 +302,13 @@ class TrafficWriter:
             (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
         )
         store = self._caches.by_resource()[resource]
-        try:
-            with store.writing(key) as record:
-                stored = await self._client.patch(
-                    resource, *key, body, kind=kind, force=isinstance(write, Apply)
-                )
-                record(stored, tell=tell)
-        except (Invalid, Forbidden, ApiUnavailable) as error:
-            refusal = _refusal(error, rendered_from, applied=isinstance(write, Apply))
-            if refusal is None:
-                raise
-            raise refusal from None
+        applied = isinstance(write, Apply)
+        with (
+            self._told(resource, key, rendered_from, applied=applied),
+            store.writing(key) as record,
+        ):
+            stored = await self._client.patch(resource, *key, body, kind=kind, force=applied)
+            record(stored, tell=tell)
         gathered.written[resource, key] = version_of(stored)
         return stored
 
@@ -321,23 +400,29 @@ class TrafficWriter:
         raw, carrier = gathered.traffic_object, gathered.carrier
         assert raw is not None
         assert carrier is not None
-        place = (carrier.resource, carrier.namespace, carrier.name)
-        if action.mode is ReleaseTrafficMode.DELETE:
-            await self._client.delete(*place, resource_version=action.resource_version)
-            return
-        patch = carrier.release(raw, gathered.rollout).operations
-        stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
-        self._caches.by_resource()[carrier.resource].record_write(stored)
+        await self._let_go(
+            carrier.resource,
+            ObjectKey(carrier.namespace, carrier.name),
+            action,
+            carrier.release(raw, gathered.rollout).operations,
+        )
 
     async def _release_recorded(self, gathered: Gathered, action: ReleaseTraffic, way: WayBack) -> None:
         """Give up an object that no readable spec names any more."""
         resource, raw = gathered.ways[way]
-        place = (resource, gathered.parsed.namespace, way.name)
-        if action.mode is ReleaseTrafficMode.DELETE:
-            await self._client.delete(*place, resource_version=action.resource_version)
-        elif raw is not None:
-            kind = kind_of(way.kind)
-            kept = kind.kept(gathered.rollout) if kind is not None else None
-            patch = release(raw, gathered.parsed.name, kept).operations
-            stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
-            self._caches.by_resource()[resource].record_write(stored)
+        kind = kind_of(way.kind)
+        kept = kind.kept(gathered.rollout) if kind is not None else None
+        patch = release(raw, gathered.parsed.name, kept).operations if raw is not None else []
+        if patch or action.mode is ReleaseTrafficMode.DELETE:
+            await self._let_go(resource, ObjectKey(gathered.parsed.namespace, way.name), action, patch)
+
+    async def _let_go(
+        self, resource: Resource, key: ObjectKey, action: ReleaseTraffic, patch: list[dict[str, Any]]
+    ) -> None:
+        """Delete the object, or take our marks off it."""
+        with self._told(resource, key, f"{resource.kind} {key.name}"):
+            if action.mode is ReleaseTrafficMode.DELETE:
+                await self._client.delete(resource, *key, resource_version=action.resource_version)
+                return
+            stored = await self._client.patch(resource, *key, patch, kind=PatchKind.JSON)
+        self._caches.by_resource()[resource].record_write(stored)

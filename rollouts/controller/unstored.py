@@ -36,6 +36,7 @@ class Unstored:
     def __init__(self) -> None:
         self._kept: dict[ObjectKey, _Kept] = {}
         self._stored_at: dict[ObjectKey, datetime] = {}
+        self._held: set[ObjectKey] = set()
 
     def newest(self, key: ObjectKey, raw: Mapping[str, Any], stored: RunStatus) -> RunStatus:
         """What is known of the run: the kept status, unless somebody changed the stored one meanwhile."""
@@ -55,14 +56,23 @@ class Unstored:
         self._kept[key] = _Kept(_uid(raw), raw.get("status") or {}, status)
         return (since + STORE_EVERY - now).total_seconds()
 
+    def hold(self, key: ObjectKey, raw: Mapping[str, Any], status: RunStatus) -> bool:
+        """The API server does not take the newest status: it goes on from here. Whether it did not before, either."""
+        before = key in self._held
+        self._held.add(key)
+        self._kept[key] = _Kept(_uid(raw), raw.get("status") or {}, status)
+        return before
+
     def was_stored(self, key: ObjectKey, now: datetime) -> None:
         """The API server has the newest status."""
         self._kept.pop(key, None)
+        self._held.discard(key)
         self._stored_at[key] = now
 
     def forget(self, key: ObjectKey) -> None:
         """The run is over or gone."""
         self._kept.pop(key, None)
+        self._held.discard(key)
         self._stored_at.pop(key, None)
 
 

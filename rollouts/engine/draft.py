@@ -259,7 +259,7 @@ class Draft:
         self.set(hold=None, hold_message="")
 
     def plan(self) -> Plan:
-        """The finished plan: what guards a write, the traffic write, the rest, Events last."""
+        """The finished plan: what goes back to stable, what guards a write, the write, the rest, Events last."""
         ordered = sorted(self.actions, key=_rank)
         return Plan(
             actions=tuple(ordered),
@@ -271,13 +271,15 @@ class Draft:
 
 def _rank(action: Action) -> int:
     match action:
-        case SetFinalizer(present=True):
+        case ReturnTraffic():  # guards itself: nothing that may be refused comes before it
             return 0
-        case WriteTraffic() | ReturnTraffic() | ReleaseTraffic():
+        case SetFinalizer(present=True):
             return 1
-        case SetFinalizer():
-            return 3
-        case EmitEvent():
-            return 4
-        case _:
+        case WriteTraffic() | ReleaseTraffic():
             return 2
+        case SetFinalizer():
+            return 4
+        case EmitEvent():
+            return 5
+        case _:
+            return 3

@@ -44,7 +44,22 @@ def finalize(draft: Draft) -> None:
         _let_go(draft, "released by annotation; the traffic object stays as it is")
     elif not _restore(draft) and not _release(draft) and not finish_scaling(draft):
         draft.actions.append(SetFinalizer(present=False))
+    _show_kept(draft)
     finish_abort_command(draft)
+
+
+def _show_kept(draft: Draft) -> None:
+    """The API server has just refused to take the finalizer off: its words, and not the same try again."""
+    refused = draft.obs.refused
+    if refused is not None and SetFinalizer(present=False) in draft.actions:
+        draft.actions.remove(SetFinalizer(present=False))
+        _say_refused(draft, refused.reason, refused.message)
+
+
+def _say_refused(draft: Draft, reason: Reason, message: str) -> None:
+    if reason != draft.obs.status.reason:
+        draft.event(EventType.WARNING, reason, message)
+    draft.set(reason=str(reason), message=message)
 
 
 def _let_go(draft: Draft, why: str) -> None:
@@ -71,11 +86,25 @@ def _restore(draft: Draft) -> bool:
     if reason == Reason.STABLE_NOT_READY:
         _let_go(draft, problem)
         return True
-    # A refusal, or a claim of another Rollout: it keeps this one until it ends, or until a person lets go.
+    _say_waits(draft, reason, problem)
+    return True
+
+
+def _say_waits(draft: Draft, reason: Reason, problem: str) -> None:
+    """A refusal, or a claim of another Rollout: it keeps this one until it ends, or until a person lets go."""
     message = (
         f"{problem}. It is tried again; annotate {RELEASE_ANNOTATION}: now to delete the Rollout all the same"
     )
     draft.set(reason=str(reason), message=message)
+
+
+def _is_refused(draft: Draft) -> bool:
+    """Whether the API server has just refused to let the object go: said in place of another try."""
+    refused = draft.obs.refused
+    if refused is None:
+        return False
+    _say_refused(draft, refused.reason, refused.message)
+    _say_waits(draft, refused.reason, refused.message)
     return True
 
 
@@ -87,7 +116,8 @@ def _release(draft: Draft) -> bool:
     if traffic is not None:
         held = traffic.exists and traffic.claim is Claim.OURS and not traffic.deleting
         if held and traffic.mode is TrafficMode.MANAGED:
-            draft.actions.append(ReleaseTraffic(mode=mode, resource_version=traffic.resource_version))
+            if not _is_refused(draft):
+                draft.actions.append(ReleaseTraffic(mode=mode, resource_version=traffic.resource_version))
             return True
         return False
     for record in draft.status.way_back:
@@ -98,9 +128,10 @@ def _release(draft: Draft) -> bool:
             and view.claim is Claim.OURS
             and record.mode is TrafficMode.MANAGED
         ):
-            draft.actions.append(
-                ReleaseTraffic(mode=mode, resource_version=view.resource_version, record=record)
-            )
+            if not _is_refused(draft):
+                draft.actions.append(
+                    ReleaseTraffic(mode=mode, resource_version=view.resource_version, record=record)
+                )
             return True
     return False
 
@@ -113,8 +144,9 @@ def keep_finalizer(draft: Draft) -> None:
     away here.
     """
     wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft) or _given(draft)
-    if wanted and not draft.obs.has_finalizer and not any(isinstance(a, SetFinalizer) for a in draft.actions):
-        draft.actions.insert(0, SetFinalizer(present=True))
+    lacks = wanted and not draft.obs.has_finalizer and draft.obs.refused is None
+    if lacks and not any(isinstance(action, SetFinalizer) for action in draft.actions):
+        draft.actions.append(SetFinalizer(present=True))
     if wanted or not draft.obs.has_finalizer or draft.writes_traffic or draft.obs.refused is not None:
         return  # the write that is tried again needs it
     if not _split(draft):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rollouts.engine.actions import CreateRun, MarkRun, TerminateRun, UpdateRun
+from rollouts.engine.actions import CreateJob, CreateRun, EventType, MarkRun, TerminateRun, UpdateRun
 from rollouts.engine.converging import step_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.evidence import (
@@ -19,7 +19,7 @@ from rollouts.engine.rollout_status import HoldReason
 from rollouts.engine.watching import mirrored
 from rollouts.units import ZERO
 
-__all__ = ["accompany", "judge_gates", "step_gate", "unearned"]
+__all__ = ["accompany", "judge_gates", "show_refused", "step_gate", "unearned"]
 
 
 def accompany(draft: Draft) -> None:
@@ -59,6 +59,18 @@ def _mark(draft: Draft, name: str) -> None:
         draft.actions.append(
             MarkRun(name=name, at=current.step_started_at, step=current.current_step, weight=weight)
         )
+
+
+def show_refused(draft: Draft) -> None:
+    """What the API server has just refused to make is not asked for again in this plan; its words are shown."""
+    refused, makes = draft.obs.gate_refused, (CreateRun, CreateJob)
+    if refused is None or not any(isinstance(action, makes) for action in draft.actions):
+        return
+    draft.actions = [action for action in draft.actions if not isinstance(action, makes)]
+    message = f"{draft.where()}: {refused.message}; it is tried again"
+    if draft.obs.status.reason != refused.reason:
+        draft.event(EventType.WARNING, refused.reason, message)
+    draft.set(reason=str(refused.reason), message=message)
 
 
 def judge_gates(draft: Draft) -> None:

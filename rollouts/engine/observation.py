@@ -160,7 +160,7 @@ class WayView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The API server has just refused a write of the traffic object; ``message`` has its words."""
+    """The API server has just refused a write; ``message`` has its words."""
 
     reason: Reason
     message: str
@@ -573,6 +573,8 @@ class Observation:
     """By (stable, canary), as they are or may become: the way back that the spec's traffic object needs now."""
     refused: Refused | None = None
     """The plan that was just made could not be carried out: the same write would be refused again."""
+    gate_refused: Refused | None = None
+    """The same of a run or Job that the plan was to make."""
     pools: Mapping[Identity, PoolView] = field(default_factory=dict)
     """At least the target, stable and canary arms that status and spec name."""
     pickers: PickersView = PickersView()

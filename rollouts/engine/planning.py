@@ -24,6 +24,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, show_aborted, terminate_runs
 from rollouts.engine.evidence import renewed_run
 from rollouts.engine.finalizing import finalize, keep_finalizer
+from rollouts.engine.gating import show_refused
 from rollouts.engine.headroom import for_way_back
 from rollouts.engine.mending import mended
 from rollouts.engine.moving import moved
@@ -89,6 +90,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
             break
     else:
         progress(draft)
+    show_refused(draft)
     if draft.status.current is not None:
         path = replace(draft.current.path, refuted=draft.refuted)
         draft.set_current(analysis=obs.summaries[:_SUMMARIES], path=path)

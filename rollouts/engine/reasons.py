@@ -155,7 +155,7 @@ class Reason(StrEnum):
     CONDITION_UNCHECKED = ("ConditionUnchecked", "A condition is being looked at in a process of its own.",
         "Wait; it takes seconds.")
     GATE_INVALID = ("GateInvalid", "The API server refuses the run or Job that a gate would make.",
-        "Correct the gate as the message says.")
+        "Correct the gate, or what refuses it, as the message says.")
     ROUTE_INVALID = ("RouteInvalid", "The API server refuses the route that the template renders to.",
         "Correct the template as the message says.")
     ROUTE_CONFLICT = ("RouteConflict", "A route of that name exists and is not ours.",

@@ -38,7 +38,9 @@ class ReflectorConfig:
 
     ``watch_timeout``: range of the server-side duration, random so that kinds and replicas do not reconnect
     together. ``silence``: longest wait for the next event; a server sends a bookmark about once a minute, so
-    two missing ones mean a half-open connection. A server without bookmarks costs one more request in that
+    two missing ones mean a half-open connection. A second watch that is as silent means that the server's history
+    went back (etcd restored from a backup): to who asks for what follows a version that it never had it says
+    nothing, no bookmark either, and only a list tells. A server without bookmarks costs one more request in that
     time. ``relist_every``: a list now and then heals a store that lost an event. ``blind_retries``: watches
     that fail one after the other without a single event before the list is read anew, for an event that can
     not be read would come again each time.
@@ -95,6 +97,7 @@ class ReflectorMachine:
         self._listed_at = now
         self._wait = 0.0
         self._blind = 0
+        self._silent = 0
         self._watched_since = now
 
     def next(self, now: Monotonic) -> Step:
@@ -125,6 +128,7 @@ class ReflectorMachine:
 
     def on_event(self, event: WatchEvent) -> None:
         """Note an event: a sign of life since the watch began, and the version from which to go on."""
+        self._silent = 0
         self._backoff.healthy(self._watched_since)
         try:
             version = version_of(event.object)
@@ -143,6 +147,12 @@ class ReflectorMachine:
             self._wait = self._backoff.failed(now)
         else:
             self._backoff.healthy(self._watched_since)
+
+    def on_silence(self) -> None:
+        """Not even bookmarks came; the second time in a row the version is not worth to go on from."""
+        self._silent += 1
+        if self._silent > 1:
+            self._restart()
 
     def on_gone(self, now: Monotonic) -> None:
         """410: the version, or the continue token, is too old."""
@@ -172,7 +182,7 @@ class ReflectorMachine:
 
     def _restart(self) -> None:
         self._version = self._continue = ""
-        self._blind = 0
+        self._blind = self._silent = 0
 
 
 class Reflector:
@@ -294,7 +304,7 @@ class Reflector:
         end = self._clock.monotonic() + step.seconds + 30.0
         try:
             while (remaining := end - self._clock.monotonic()) > 0:
-                event = await self._next_event(stream, min(self._config.silence, remaining))
+                event = await self._next_event(machine, stream, min(self._config.silence, remaining))
                 if event is None:
                     break
                 self._was_active()
@@ -304,7 +314,9 @@ class Reflector:
             await _close(stream)
         machine.on_watch_end(self._clock.monotonic())
 
-    async def _next_event(self, stream: AsyncIterator[WatchEvent], seconds: float) -> WatchEvent | None:
+    async def _next_event(
+        self, machine: ReflectorMachine, stream: AsyncIterator[WatchEvent], seconds: float
+    ) -> WatchEvent | None:
         """The next event, or None when the stream ended or was silent for ``seconds``."""
         try:
             async with asyncio.timeout(seconds) as deadline:
@@ -315,6 +327,8 @@ class Reflector:
             if not deadline.expired():
                 raise
             _log.info("watch_silent", kind=self._resource.kind, seconds=round(seconds, 1))
+            if seconds >= self._config.silence:
+                machine.on_silence()
             return None
 
     def _take(self, event: WatchEvent) -> None:

@@ -257,6 +257,14 @@ class Store:
             self.changes += 1
             self._objects[key] = self._trim(key, obj)
 
+    def touch(self, key: ObjectKey) -> None:
+        """Tell who subscribed to an index of an object of which more is known than it says."""
+        obj = self._objects.get(key)
+        if obj is not None:
+            for index in self._indexes.values():
+                index.file(key, obj)
+            self._notify()
+
     def clear(self, namespace: str | None = None) -> int:
         """Delete everything, or one namespace's, as when the kind is no longer served. Answers how many went."""
         for key in list(self._objects):

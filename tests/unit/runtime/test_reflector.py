@@ -69,6 +69,12 @@ class FakeServer:
         self.compacted = self.version
         self.history.clear()
 
+    def restore(self, objects: dict[str, dict[str, Any]], *, version: int) -> None:
+        """From a backup, as it was at that version; connections break."""
+        self.objects, self.version = dict(objects), version
+        self.history.clear()
+        self.end_streams(ApiUnavailable("reset"))
+
     def end_streams(self, error: Exception) -> None:
         self.break_streams = error
         self._pulse()
@@ -134,7 +140,8 @@ class FakeServer:
                     seen = version
                     for filtered in self.filter_event(event):
                         yield filtered
-                if not await self._wait(end) and self.bookmarks and not self.mute:
+                told = self.bookmarks and not self.mute and seen <= self.version
+                if not await self._wait(end) and told:
                     bookmark = {"kind": "InferencePool", "metadata": {"resourceVersion": str(self.version)}}
                     yield WatchEvent(type=WatchType.BOOKMARK, object=bookmark)
                 if loop.time() >= end and not self.mute:
@@ -335,6 +342,39 @@ async def test_a_half_open_connection_is_noticed() -> None:
         assert not stale
         assert it.agrees()
         assert len(server.lists) == 1
+
+
+async def test_a_history_that_went_back_is_noticed_although_the_server_says_nothing() -> None:
+    """etcd was restored from a backup: kube-apiserver sends neither event nor bookmark to a version of its future."""
+    server = FakeServer()
+    server.put("kept")
+    kept = dict(server.objects)
+    for number in range(1000):
+        server.put(f"late{number % 3}")
+
+    async with running(server) as it:
+        await it.reflector.wait_for_sync()
+        await asyncio.sleep(1)
+        server.restore(kept, version=102)
+        server.put("made-since")
+        await asyncio.sleep(320)
+
+        assert it.agrees()
+        assert len(server.lists) == 2
+        server.put("kept", changed=True)
+        await asyncio.sleep(1)
+        assert it.agrees()
+
+
+async def test_a_quiet_kind_without_bookmarks_is_listed_seldom() -> None:
+    server = FakeServer(bookmarks=False)
+    server.put("quiet")
+
+    async with running(server) as it:
+        await it.reflector.wait_for_sync()
+        await asyncio.sleep(6 * 3600)
+
+    assert len(server.lists) <= 1 + 6 * 3600 / 300
 
 
 async def test_a_slow_watch_is_not_taken_for_a_dead_one() -> None:
