@@ -51,6 +51,8 @@ class _World:
     """Release of each pod that is there, those that are being deleted included."""
     ending: set[str] = field(default_factory=set)
     """Those that are being deleted: what a rise makes comes beside them."""
+    served: set[str] = field(default_factory=set)
+    """Those that were Ready once: no other pod has requests."""
     autoscaled: dict[str, float] = field(default_factory=dict)
     """Since when a Deployment has an autoscaler."""
     theirs: set[str] = field(default_factory=set)
@@ -87,6 +89,9 @@ class _World:
             elif not after:
                 self.pods.pop(name, None)
             self.ending.discard(name)
+            conditions = (after.get("status") or {}).get("conditions") or []
+            if any(one["type"] == "Ready" and one["status"] == "True" for one in conditions):
+                self.served.add(name)
             if "deletionTimestamp" in after.get("metadata", {}):
                 self.ending.add(name)
         elif record.of(AUTOSCALER):
@@ -123,6 +128,10 @@ class _World:
         }
         if lent:
             self.owed |= {_ALL[pool]: one["full"] for pool, one in self.lent.items()}
+
+    def unserved(self, release: str) -> set[str]:
+        """Pods of a release that were never Ready, and do not end yet."""
+        return {name for name, of in self.pods.items() if of == release} - self.served - self.ending
 
     @property
     def status(self) -> Object:
@@ -264,7 +273,9 @@ def undrained(run: Run) -> Iterator[str]:
             timeout = lent.get("drainSeconds", 1800)  # no edit makes a return longer
         if pool in world.draining and world.draining[pool][0] <= after:
             asked = record.seconds - world.draining[pool][1]
-            if world.busy.get(pool, 0) != 0 and asked < timeout - 1:  # statuses have whole seconds
+            # Deletion costs make those go first that never had a request.
+            works = before - after > len(world.unserved(record.change.name)) and world.busy.get(pool, 0) != 0
+            if works and asked < timeout - 1:  # statuses have whole seconds
                 yield f"{pool} scaled down at {record.seconds:g} s, {asked:g} s after it was to drain, while it answers"
             continue
         if world.shares.get(version):
