@@ -169,6 +169,8 @@ class ReturnProgressModel(ApiModel):
     """Replicas and pods of what makes room, the fewest so far."""
     undrained_since: Time | None = None
     """Since when requests cannot be kept from single pods that are to make room."""
+    unwritten: bool = False
+    """The weight that is to fall could not be written when that was tried last: the clock stands."""
 
 
 class CompanionScaleModel(PoolModel):

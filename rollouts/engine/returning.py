@@ -54,7 +54,7 @@ _MOMENT = timedelta(seconds=30)
 """How long requests may be kept from no single pod before nobody waits: a picker that starts anew takes less."""
 
 _DRAIN_STEP = timedelta(seconds=30)
-"""How exactly it is stored that the clock stands: the status would else be written with every plan."""
+"""How exactly it is stored that pods drained: each drain's status would else be written with every plan."""
 
 
 def begin_return(draft: Draft, *, at_once: bool = False) -> None:
@@ -223,9 +223,10 @@ def watch_return(draft: Draft) -> None:
         return
     progress = _progress(draft, lent, kept)
     last = progress.at + (STARTING if _starts(draft, lent) else PATIENCE)
-    if draft.now < last:
+    if progress.unwritten or draft.now < last:
         draft.set(stable_scale=replace(lent, progress=progress))
-        draft.wake_at(last)
+        if draft.now < last:
+            draft.wake_at(last)
         return
     minutes = round((draft.now - progress.at) / timedelta(minutes=1))
     why = pods_missed(draft, lent) or "nothing is known to keep it"
@@ -259,6 +260,7 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
     since = (since or draft.now) if undrained else None
     if since is not None and draft.now < since + _MOMENT:
         draft.wake_at(since + _MOMENT)
+    unwritten = _is_unwritten(draft, kept)
     now = ReturnProgress(
         began=draft.now,
         at=draft.now,
@@ -266,29 +268,44 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
         replicas=sum(_view(draft, part.identity).replicas for part in lent.parts),
         beside=sum(view.replicas + view.live for view in views),
         undrained_since=since,
+        unwritten=unwritten,
     )
     if known is None:
         return now
     better = now.ready > known.ready or now.replicas > known.replicas or now.beside < known.beside
     drains = any(isinstance(view.drain, Draining) for view in views)
     drains = drains and draft.now < known.began + timedelta(seconds=lent.drain_seconds)
-    stands = (drains or _is_unwritten(draft, kept)) and draft.now - known.at >= _DRAIN_STEP
+    stands = drains and draft.now - known.at >= _DRAIN_STEP
+    goes_on = known.unwritten and not unwritten
     return ReturnProgress(
         began=known.began,
-        at=draft.now if better or stands else known.at,
+        at=draft.now if better or stands or goes_on else known.at,
         ready=max(now.ready, known.ready),
         replicas=max(now.replicas, known.replicas),
         beside=min(now.beside, known.beside),
         undrained_since=since,
+        unwritten=unwritten,
     )
 
 
 def _is_unwritten(draft: Draft, kept: list[Identity]) -> bool:
     """Whether the API server refuses the weight that is to fall, or another Rollout has the object: no waiting ends
-    that, and pods that stable gets meanwhile are what it lacks when it is over."""
-    ways = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm in kept)
-    claimed = any(view is not None and view.claim is Claim.OTHER for view in ways)
-    return claimed or draft.obs.refused is not None
+    that, and pods that stable gets meanwhile are what it lacks when it is over.
+
+    A plan that tries it again does not know yet: it is as it was until the weight has fallen.
+    """
+    lent = draft.status.stable_scale
+    known = lent.progress if lent is not None else None
+    ways = [
+        (record, draft.obs.ways.get(record)) for record in draft.status.way_back if record.canary.arm in kept
+    ]
+    if draft.obs.refused is not None or any(
+        view is not None and view.claim is Claim.OTHER for _, view in ways
+    ):
+        return True
+    if known is None or not known.unwritten:
+        return False
+    return any(view is not None and view.share > way_limit(draft, record) for record, view in ways)
 
 
 def _views(draft: Draft, kept: list[Identity]) -> list[WorkloadView]:

@@ -292,6 +292,8 @@ class ReturnProgress:
     """Replicas and pods of what makes room, the fewest so far."""
     undrained_since: datetime | None = None
     """Since when requests cannot be kept from single pods that are to make room."""
+    unwritten: bool = False
+    """Whether the weight that is to fall could not be written when that was tried last: the clock stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
