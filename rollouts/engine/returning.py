@@ -285,10 +285,14 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
 
 def _is_unwritten(draft: Draft, kept: list[Identity]) -> bool:
     """Whether the API server refuses the weight that is to fall, or another Rollout has the object: no waiting ends
-    that, and pods that stable gets meanwhile are what it lacks when it is over."""
-    ways = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm in kept)
-    claimed = any(view is not None and view.claim is Claim.OTHER for view in ways)
-    return claimed or draft.obs.refused is not None
+    that, and pods that stable gets meanwhile are what it lacks when it is over. Of other refusals nothing waits."""
+    records = (record for record in draft.status.way_back if record.canary.arm in kept)
+    found = [(record, view) for record in records if (view := draft.obs.ways.get(record)) is not None]
+    if any(view.claim is Claim.OTHER for _, view in found):
+        return True
+    return draft.obs.refused is not None and any(
+        view.share > way_limit(draft, record) for record, view in found
+    )
 
 
 def _views(draft: Draft, kept: list[Identity]) -> list[WorkloadView]:
