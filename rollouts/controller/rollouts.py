@@ -178,9 +178,15 @@ class RolloutReconciler:
         return left if decided.requeue_after is None else min(left, decided.requeue_after.total_seconds())
 
     async def _show_refusal(
-        self, known: tuple[Problem, ...], key: ObjectKey, refusal: TrafficRefused
+        self,
+        known: tuple[Problem, ...],
+        key: ObjectKey,
+        refusal: TrafficRefused,
+        before: TrafficRefused | None = None,
     ) -> Plan | None:
         """Plan again with the refusal: it is shown, and what else was decided happens; that plan.
+
+        ``before``: what was refused first, where the plan that shows it has met another refusal.
 
         What the traffic object says did not change, so nothing is said that the refused plan would have said.
         """
@@ -188,14 +194,16 @@ class RolloutReconciler:
         if gathered is None:
             return None
         _log.warning("write_refused", namespace=key.namespace, rollout=key.name, reason=refusal.reason)
-        problem = Problem(reason=refusal.reason, message=str(refusal))
-        refused = Refused(reason=refusal.reason, message=str(refusal))
-        of_gate = refusal.reason is Reason.GATE_INVALID
+        told = [one for one in (before, refusal) if one is not None]
+        problems = [Problem(reason=one.reason, message=str(one)) for one in told if one.by_spec]
+        said = {
+            one.reason is Reason.GATE_INVALID: Refused(reason=one.reason, message=str(one)) for one in told
+        }
         shown = replace(
             gathered.observation,
-            refused=None if of_gate else refused,
-            gate_refused=refused if of_gate else None,
-            problems=(*known, problem) if refusal.by_spec else gathered.observation.problems,
+            refused=said.get(False),
+            gate_refused=said.get(True),
+            problems=(*known, *problems) if problems else gathered.observation.problems,
         )
         gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))
         now = self._clock.now()
@@ -205,6 +213,10 @@ class RolloutReconciler:
                 await self._performer.perform(gathered, decided)
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
+        except TrafficRefused as another:
+            if before is not None:
+                raise
+            return await self._show_refusal(known, key, another, refusal)
         else:
             self._publish(gathered, decided, now)
             await self._performer.drain(gathered, decided)

@@ -19,7 +19,7 @@ from rollouts.engine.rollout_status import HoldReason
 from rollouts.engine.watching import mirrored
 from rollouts.units import ZERO
 
-__all__ = ["accompany", "judge_gates", "show_refused", "step_gate", "unearned"]
+__all__ = ["accompany", "judge_gates", "lacks_watch", "show_refused", "step_gate", "unearned"]
 
 
 def accompany(draft: Draft) -> None:
@@ -67,10 +67,18 @@ def show_refused(draft: Draft) -> None:
     if refused is None or not any(isinstance(action, makes) for action in draft.actions):
         return
     draft.actions = [action for action in draft.actions if not isinstance(action, makes)]
+    if draft.obs.refused is not None:
+        return  # that of the traffic object is said
     message = f"{draft.where()}: {refused.message}; it is tried again"
     if draft.obs.status.reason != refused.reason:
         draft.event(EventType.WARNING, refused.reason, message)
     draft.set(reason=str(refused.reason), message=message)
+
+
+def lacks_watch(draft: Draft) -> bool:
+    """Whether the API server has just refused to make the background run: no step ends without what watches it."""
+    background = (isinstance(action, CreateRun) and action.step is None for action in draft.actions)
+    return draft.obs.gate_refused is not None and any(background)
 
 
 def judge_gates(draft: Draft) -> None:

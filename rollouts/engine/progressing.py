@@ -13,7 +13,7 @@ from rollouts.engine.deadlines import standing
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.ending import promote
 from rollouts.engine.evidence import awaited_background
-from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
+from rollouts.engine.gating import accompany, judge_gates, lacks_watch, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
@@ -279,6 +279,9 @@ def _in_force(draft: Draft) -> bool:
 
 
 def _advance(draft: Draft, message: str) -> None:
+    if lacks_watch(draft):
+        _go_on(draft, _AWAITING, f"{message}; waiting for the background analysis", WaitingFor.ANALYSIS)
+        return
     awaited = awaited_background(draft)
     if awaited is not None:
         text = f"{message}; waiting for the background analysis: {awaited.message}"

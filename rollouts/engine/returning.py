@@ -290,22 +290,18 @@ def _progress(draft: Draft, lent: StableScale, kept: list[Identity]) -> ReturnPr
 
 def _is_unwritten(draft: Draft, kept: list[Identity]) -> bool:
     """Whether the API server refuses the weight that is to fall, or another Rollout has the object: no waiting ends
-    that, and pods that stable gets meanwhile are what it lacks when it is over.
+    that, and pods that stable gets meanwhile are what it lacks when it is over. Of other refusals nothing waits.
 
     A plan that tries it again does not know yet: it is as it was until the weight has fallen.
     """
     lent = draft.status.stable_scale
     known = lent.progress if lent is not None else None
-    ways = [
-        (record, draft.obs.ways.get(record)) for record in draft.status.way_back if record.canary.arm in kept
-    ]
-    if draft.obs.refused is not None or any(
-        view is not None and view.claim is Claim.OTHER for _, view in ways
-    ):
+    records = (record for record in draft.status.way_back if record.canary.arm in kept)
+    found = [(record, view) for record in records if (view := draft.obs.ways.get(record)) is not None]
+    if any(view.claim is Claim.OTHER for _, view in found):
         return True
-    if known is None or not known.unwritten:
-        return False
-    return any(view is not None and view.share > way_limit(draft, record) for record, view in ways)
+    refused = draft.obs.refused is not None or (known is not None and known.unwritten)
+    return refused and any(view.share > way_limit(draft, record) for record, view in found)
 
 
 def _views(draft: Draft, kept: list[Identity]) -> list[WorkloadView]:

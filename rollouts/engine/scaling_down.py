@@ -123,7 +123,8 @@ def _goal(one: ScaleDown, policy: LoserPolicy) -> int:
 def _is_followed(draft: Draft, one: ScaleDown) -> bool:
     """Whether companions are still to follow a version whose pods are gone: it stays for as long, so that a picture
     from before, which a new process may begin with, says nothing about a version that keeps its pods."""
-    return any(other.of == one.identity and other is not one for other in draft.status.scale_downs)
+    others = (other for other in draft.status.scale_downs if other.identity != one.identity)
+    return any(other.of == one.identity for other in others)
 
 
 def _works_for_kept(draft: Draft, one: ScaleDown, policy: LoserPolicy) -> bool:

@@ -203,6 +203,54 @@ def test_what_keeps_a_gate_from_being_made_is_told_until_it_is_over(
     assert bugs(done) == []
 
 
+@pytest.mark.parametrize(
+    "error", [*REFUSALS[:1], *SILENCES, ApiUnavailable("failed calling webhook", status=500)]
+)
+def test_no_weight_rises_while_the_run_that_watches_it_cannot_be_made(error: KubeError | float) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        refuses = verb == "create" and resource == kinds.ANALYSIS_RUN and sim.clock.monotonic() < 120
+        return error if refuses else None
+
+    steps: list[Object] = [
+        {"setWeight": 10},
+        {"pause": {"duration": "10s"}},
+        {"setWeight": 50},
+        {"pause": {}},
+    ]
+    done = play(scenario(steps, at_step(3), analysis=GUARD), answers)
+    (message,) = told(done, Reason.GATE_INVALID)
+    raised = [
+        one.seconds
+        for one in done.history.ours(kinds.HTTP_ROUTE)
+        if 50 in dict(weights_of(one.after)[0]).values()
+    ]
+
+    assert "step 2/4" in message
+    assert raised
+    assert raised[0] >= 120
+    assert bugs(done) == []
+
+
+def test_a_run_that_is_refused_beside_the_route_hides_no_refusal() -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        now = sim.clock.monotonic()
+        if resource == kinds.HTTP_ROUTE and verb == "patch" and 6 < now < 120:
+            return Forbidden(DENIED, status=403)
+        refuses = verb == "create" and resource == kinds.ANALYSIS_RUN and 6 < now < 120
+        return Forbidden(QUOTA, status=403) if refuses else None
+
+    def disturb(simulation: Simulation) -> None:
+        for run in list(simulation.cluster.all(kinds.ANALYSIS_RUN)):
+            simulation.cluster.delete(kinds.ANALYSIS_RUN, run["metadata"]["name"])
+        command("promote")(simulation)
+
+    move = Move(when=at_step(1), act=disturb, after=5)
+    done = play(scenario(WAITING, at_step(3), move, analysis=GUARD), answers)
+
+    assert since(done, Reason.TRAFFIC_REFUSED) < 30
+    assert bugs(done) == []
+
+
 def test_an_abort_by_command_is_not_kept_by_a_gate_that_cannot_be_made() -> None:
     def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
         return Forbidden(QUOTA, status=403) if verb == "create" and resource == kinds.JOB else None

@@ -13,7 +13,7 @@ from rollouts.engine.capacity import companion_pods
 from rollouts.engine.observation import Blocker, Companion
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, PodCount, WarmUp
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import Phase, ScaleDown
 from rollouts.engine.versions import Identity
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.world import World, pause, pool, spec, weight
@@ -397,6 +397,21 @@ def test_a_way_back_goes_by_the_companions_that_both_carried_all_traffic_with(
         made.advance(70)
         come(made)
     assert replicas(made, V2, P2) == [0, 0], "those of what lost go with it"
+
+
+@pytest.mark.parametrize("deleting", [False, True])
+def test_what_a_status_calls_its_own_companion_is_not_waited_for(deleting: bool) -> None:
+    made = promoted()
+    for _ in range(10):
+        come(made)
+        made.now += timedelta(minutes=1)
+    made.status = replace(made.status, scale_downs=(ScaleDown(identity=V1, of=V1),))
+    made.deleting = made.finalizer = deleting
+
+    come(made)
+
+    assert made.status.scale_downs == ()
+    assert not made.finalizer
 
 
 def test_the_pool_of_stables_companion_may_be_gone_by_then() -> None:

@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from rollouts.engine.observation import Blocker, CrashView, Draining, NotControllable, Problem
+from rollouts.engine.actions import ReturnTraffic, SetFinalizer
+from rollouts.engine.observation import Blocker, CrashView, Draining, NotControllable, Problem, Refused
+from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import PATIENCE, STARTING
 from rollouts.engine.rollout_status import Phase
@@ -63,6 +65,28 @@ def test_a_return_that_makes_no_progress_is_waited_for_no_longer() -> None:
     assert words in said
     assert "serves (v1 has 5 of 8 Ready pods: no progress for 2 minutes" in made.status.message
     assert words in made.status.message
+
+
+def test_a_finalizer_that_is_refused_makes_no_return_wait_for_longer() -> None:
+    made = judged()
+    fail(made)
+    made.finalizer = False
+    refusal = Refused(reason=Reason.TRAFFIC_REFUSED, message="the API server refuses the Rollout's finalizer")
+
+    for _ in range(30):
+        decided = plan(made.observe(), made.now)
+        if any(isinstance(action, SetFinalizer) for action in decided.actions):
+            for action in decided.actions:
+                if isinstance(action, ReturnTraffic):  # comes first
+                    made.perform(action)
+            decided = plan(replace(made.observe(), refused=refusal), made.now)
+        for action in decided.actions:
+            made.perform(action)
+        made.status = decided.status
+        made.now += timedelta(seconds=5)
+
+    assert made.share_of(V2) == 0
+    assert len(told(made)) == 1
 
 
 @pytest.mark.parametrize("arm", [V1, V2])
