@@ -41,13 +41,13 @@ class EventRecorder:
         self._rests_until = Monotonic(0.0)
         self.dropped = 0
 
-    async def emit(self, about: dict[str, Any], event: EmitEvent) -> None:
-        """Record an Event on ``about``; failures are logged and forgotten."""
+    async def emit(self, about: dict[str, Any], event: EmitEvent) -> bool:
+        """Record an Event on ``about``; failures are logged and forgotten. Whether it was recorded."""
         meta = about["metadata"]
         uid = str(meta.get("uid", ""))
         if self._clock.monotonic() < self._rests_until or not self._admit(uid):
             self.dropped += 1
-            return
+            return False
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._client.create(kinds.EVENT, meta["namespace"], self._body(about, event))
@@ -55,6 +55,8 @@ class EventRecorder:
             if isinstance(error, ApiTimeout | TimeoutError):
                 self._rests_until = Monotonic(self._clock.monotonic() + _REST)
             _log.info("event_not_recorded", reason=event.reason, error=type(error).__name__)
+            return False
+        return True
 
     def _admit(self, uid: str) -> bool:
         now = self._clock.monotonic()

@@ -120,23 +120,24 @@ class GateWriter:
 
     async def _create(self, resource: Resource, gathered: Gathered, body: Object) -> None:
         what = f"{resource.kind} {body['metadata']['name']}"
-        self._unanswered.begin(what)
+        row = (gathered.parsed.namespace, what)
+        self._unanswered.begin(row)
         try:
             # A Job without the command that somebody misspelt would pass. Our own kinds may be older than we are.
             strict = resource == kinds.JOB
             stored = await self._client.create(resource, gathered.parsed.namespace, body, strict=strict)
         except AlreadyExists:
-            self._unanswered.forget(what)
+            self._unanswered.forget(row)
             await self._demand_ours(resource, gathered, body["metadata"]["name"])
             return
         except NotFound:
             raise
         except (RefusedError, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
-            if not self._unanswered.worth_saying(error, what):
+            if not self._unanswered.worth_saying(error, row):
                 raise
             by_spec = isinstance(error, Invalid) and not by_policy(error)
             raise TrafficRefused(Reason.GATE_INVALID, f"{what}: {error}", by_spec=by_spec) from None
-        self._unanswered.forget(what)
+        self._unanswered.forget(row)
         self._caches.by_resource()[resource].record_write(stored)
 
     async def _demand_ours(self, resource: Resource, gathered: Gathered, name: str) -> None:
@@ -176,10 +177,11 @@ class GateWriter:
 
     async def _tell_once(self, gathered: Gathered, message: str) -> None:
         """It is tried at each look: an Event for each would leave none for what happens meanwhile."""
-        if self._told.get(gathered.parsed.uid) != message:
+        if self._told.get(gathered.parsed.uid) == message:
+            return
+        event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
+        if await self._events.emit(gathered.rollout, event):
             self._told[gathered.parsed.uid] = message
-            event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
-            await self._events.emit(gathered.rollout, event)
 
     async def _append(
         self, gathered: Gathered, name: str, field: str, item: Object, *, last: Object | None = None

@@ -64,6 +64,8 @@ _POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
 
 _SAID_AFTER = 10.0
 """Seconds of tries without an answer until that is said: a webhook that hangs, a proxy that sheds requests."""
+_IN_A_ROW = 60.0
+"""Seconds between two tries that are of one row: the longest back-off. What was stored all the same is not tried again."""
 
 
 class TrafficRefused(Exception):
@@ -82,15 +84,21 @@ class Unanswered:
     """Writes that the API server neither stores nor refuses: what is tried again and again is said in the end."""
 
     def __init__(self) -> None:
-        self._since: dict[Hashable, float] = {}
+        self._rows: dict[Hashable, tuple[float, float]] = {}
+        """When the first one of a row was tried, and the last."""
 
     def begin(self, what: Hashable) -> None:
         """A try: the first one in a row counts."""
-        self._since.setdefault(what, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        over = [one for one, (_, last) in self._rows.items() if now - last > _IN_A_ROW]
+        for one in over:
+            del self._rows[one]
+        first, _ = self._rows.get(what, (now, now))
+        self._rows[what] = (first, now)
 
     def forget(self, what: Hashable) -> None:
         """It was answered."""
-        self._since.pop(what, None)
+        self._rows.pop(what, None)
 
     def worth_saying(self, error: KubeError, what: Hashable) -> bool:
         """Whether people are to read of an error. False: another try may be all that it takes.
@@ -100,8 +108,8 @@ class Unanswered:
         if not isinstance(error, RetryableError) or error.status == 500:
             self.forget(what)
             return True
-        now = asyncio.get_running_loop().time()
-        return now - self._since.setdefault(what, now) >= _SAID_AFTER
+        first, _ = self._rows[what]
+        return asyncio.get_running_loop().time() - first >= _SAID_AFTER
 
 
 def by_policy(error: KubeError) -> bool:

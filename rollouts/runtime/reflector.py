@@ -22,7 +22,7 @@ from rollouts.kube.client import KubeClient, ListPage, Resource, WatchEvent, Wat
 from rollouts.kube.errors import Forbidden, Gone, KindNotServed, KubeError, TooManyRequests
 from rollouts.runtime.backoff import Backoff, BackoffPolicy, bounded_wait
 from rollouts.runtime.clock import Clock, Monotonic
-from rollouts.runtime.objects import MalformedObject, version_of
+from rollouts.runtime.objects import MalformedObject, Order, compare_versions, version_of
 from rollouts.runtime.store import Replacement, Store
 
 __all__ = ["Reflector", "ReflectorConfig", "ReflectorMachine", "Step", "StepKind", "SyncState"]
@@ -32,18 +32,22 @@ _log = structlog.get_logger(__name__)
 BACKOFF = BackoffPolicy(initial=0.8, maximum=30.0, jitter=0.2)
 
 
+_SILENT_WATCHES = 2
+"""The first one may be a connection that is half open."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReflectorConfig:
     """Times in seconds.
 
     ``watch_timeout``: range of the server-side duration, random so that kinds and replicas do not reconnect
     together. ``silence``: longest wait for the next event; a server sends a bookmark about once a minute, so
-    two missing ones mean a half-open connection. A second watch that is as silent means that the server's history
-    went back (etcd restored from a backup): to who asks for what follows a version that it never had it says
-    nothing, no bookmark either, and only a list tells. A server without bookmarks costs one more request in that
-    time. ``relist_every``: a list now and then heals a store that lost an event. ``blind_retries``: watches
-    that fail one after the other without a single event before the list is read anew, for an event that can
-    not be read would come again each time.
+    two missing ones mean a half-open connection, or a kind of which nothing was written since it was listed. A
+    second watch that is as silent may mean that the server's history went back (etcd restored from a backup): to
+    who asks for what follows a version that it never had it says nothing, no bookmark either, and only a list
+    tells. Where that finds no older version, twice as many are waited for the next time. ``relist_every``: a list
+    now and then heals a store that lost an event. ``blind_retries``: watches that fail one after the other without
+    a single event before the list is read anew, for an event that can not be read would come again each time.
     """
 
     page_size: int = 500
@@ -98,6 +102,8 @@ class ReflectorMachine:
         self._wait = 0.0
         self._blind = 0
         self._silent = 0
+        self._most_silent = _SILENT_WATCHES
+        self._doubted = ""  # the version that silent watches went on from
         self._watched_since = now
 
     def next(self, now: Monotonic) -> Step:
@@ -122,6 +128,8 @@ class ReflectorMachine:
         self._paged = True
         self._blind = 0
         self._version = page.resource_version
+        if self._doubted:
+            self._learn_of_silence()
         self._listed_at = now
         self.state = SyncState.SYNCED
         return True
@@ -149,10 +157,19 @@ class ReflectorMachine:
             self._backoff.healthy(self._watched_since)
 
     def on_silence(self) -> None:
-        """Not even bookmarks came; the second time in a row the version is not worth to go on from."""
+        """Not even bookmarks came; some times in a row, and the version is not worth to go on from."""
         self._silent += 1
-        if self._silent > 1:
+        if self._silent >= self._most_silent:
+            doubted = self._version
             self._restart()
+            self._doubted = doubted
+
+    def _learn_of_silence(self) -> None:
+        """A list tells whether silent watches meant a history that went back, or a quiet kind."""
+        went_back = compare_versions(self._version, self._doubted) is Order.OLDER
+        most = max(_SILENT_WATCHES, round(self._config.relist_every / self._config.silence))
+        self._most_silent = _SILENT_WATCHES if went_back else min(2 * self._most_silent, most)
+        self._doubted = ""
 
     def on_gone(self, now: Monotonic) -> None:
         """410: the version, or the continue token, is too old."""

@@ -6,12 +6,14 @@ and what is waited for is in the status in the server's words.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from rollouts.controller.traffic_writing import Unanswered
 from rollouts.engine.reasons import Reason
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Forbidden, Invalid, KubeError, TooManyRequests
@@ -324,6 +326,22 @@ def test_a_single_answer_that_is_lost_is_not_told() -> None:
     done = play(scenario(WAITING, at_step(1)), answers)
 
     assert told(done, Reason.TRAFFIC_REFUSED) == []
+
+
+@pytest.mark.parametrize(("apart", "is_told"), [(9.0, False), (11.0, True), (3600.0, False)])
+def test_answers_that_were_lost_far_apart_are_not_a_row(apart: float, is_told: bool) -> None:
+    """The first of them was stored all the same, so that nothing was tried again."""
+    lost, row = ApiTimeout("request did not complete within 34s", status=504), Unanswered()
+
+    async def tries() -> bool:
+        row.begin("route")
+        assert not row.worth_saying(lost, "route")
+        await asyncio.sleep(apart)
+        row.begin("route")
+        return row.worth_saying(lost, "route")
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(tries()) is is_told
 
 
 def unchanged(sim: Simulation, verb: str, resource: Resource, sub: str) -> Object | None:
