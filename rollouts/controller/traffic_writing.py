@@ -65,7 +65,7 @@ _POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
 _SAID_AFTER = 10.0
 """Seconds of tries without an answer until that is said: a webhook that hangs, a proxy that sheds requests."""
 _IN_A_ROW = 60.0
-"""Seconds between two tries that are of one row: the longest back-off. What was stored all the same is not tried again."""
+"""Seconds between two tries of one row: the longest back-off. What was stored all the same is not tried again."""
 
 
 class TrafficRefused(Exception):
