@@ -172,7 +172,11 @@ def _not_ours(draft: Draft, one: ScaleDown, view: WorkloadView, *, over: bool) -
         return view.problem.message
     if not view.what:
         return "it is gone"
-    return f"{view.used_by} sends requests to it" if view.used_by else view.refused
+    if view.used_by:
+        return f"{view.used_by} sends requests to it"
+    # Said to a rise, before it lost, it is no reason to leave it without a try.
+    tried = any(old.identity == one.identity for old in draft.obs.status.scale_downs)
+    return view.refused if tried else ""
 
 
 def _waits(draft: Draft, view: WorkloadView, name: str, due: datetime, last: datetime) -> str:

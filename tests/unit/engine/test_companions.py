@@ -507,6 +507,24 @@ def test_a_deletion_scales_both_down_before_the_rollout_goes() -> None:
     assert not made.finalizer
 
 
+@pytest.mark.parametrize("arm", [V2, P2])
+def test_what_was_said_to_a_rise_leaves_nothing_of_a_deleted_rollout_without_a_try(arm: Identity) -> None:
+    made = started()
+    made.fleets[arm].refused = "no answer within 10 s"  # it was stored all the same
+    made.finalizer = made.deleting = True
+    while not made.status.scale_downs:
+        made.step()
+    made.fleets[arm].refused = ""
+    for _ in range(6):
+        made.settle()
+        made.now += timedelta(seconds=31)
+        for fleet in made.fleets.values():
+            fleet.settle()
+
+    assert (made.finalizer, replicas(made, V2, P2)) == (False, [0, 0])
+    assert left(made) == []
+
+
 def test_replicas_of_a_companion_that_somebody_lowers_are_restored() -> None:
     made = started()
     made.fleets[P2].scale(0)
