@@ -57,6 +57,8 @@ class _World:
     """Since when a Deployment has an autoscaler."""
     theirs: set[str] = field(default_factory=set)
     """What somebody else scaled up last."""
+    theirs_at: dict[str, float] = field(default_factory=dict)
+    """When somebody else scaled it up last: what happens in the very moment of a write is heard of after it."""
     left: bool = False
     """Somebody was told that a version that lost keeps its pods."""
     shares: dict[str, int] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class _World:
                 self.theirs.discard(name)
             elif number > self.replicas.get(name, number):
                 self.theirs.add(name)
+                self.theirs_at[name] = record.seconds
             elif number < self.replicas.get(name, number) and not self.status.get("stableScale"):
                 self.owed.pop(name, None)  # somebody took what it had again
             self.replicas[name] = number
@@ -158,9 +161,7 @@ class _World:
         """Whether the pods of a version may work on something: decode for a client, or prefill for decode."""
         version = _VERSION_OF[pool]
         there = set(map(self.pods.get, self.pods))
-        return self.busy.get(version, 0) != 0 or (
-            self.busy.get(PREFILL[version], 0) != 0 and PREFILL_RELEASES[PREFILL[version]] in there
-        )
+        return any(self.busy.get(one, 0) != 0 and _ALL[one] in there for one in (version, PREFILL[version]))
 
     def taken(self, release: str) -> int:
         """GPUs that all versions take, or are about to, with pods of this kind, prefill or decode; not those that were
@@ -266,7 +267,8 @@ def undrained(run: Run) -> Iterator[str]:
         lent = world.status.get("stableScale") or {}
         owed = [one["name"] for one in world.status.get("scaleDowns") or ()]
         decided = not (pool in world.draining and world.draining[pool][0] <= after)
-        if pool != version and decided and version in owed and world.replicas[RELEASES[version]]:
+        heard = record.seconds > world.theirs_at.get(RELEASES[version], -1.0)
+        if pool != version and decided and heard and version in owed and world.replicas[RELEASES[version]]:
             yield f"{pool} scaled down at {record.seconds:g} s, before the pods of {version} that it works for"
         timeout = _seconds(world.capacity.get("drainTimeout", "30m"))
         if lent.get("returning"):
