@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -18,7 +19,7 @@ from rollouts.engine.observation import Claim, Problem, Refused
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
-from tests.kit.world import World, analysis, pause, pool, spec, weight
+from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 GATE = Refused(reason=Reason.GATE_INVALID, message="AnalysisRun x: exceeded quota")
@@ -54,6 +55,29 @@ def test_a_gate_that_is_not_made_is_told_once_in_the_phase_that_it_holds_up() ->
         assert (decided.status.phase.value, decided.status.reason) == ("Progressing", "GateInvalid")
         assert "exceeded quota" in decided.status.message
     assert (told(first, Reason.GATE_INVALID), told(second, Reason.GATE_INVALID)) == (1, 0)
+
+
+def test_beside_a_refused_route_the_words_of_that_are_shown() -> None:
+    decided = again(at_its_gate(), gate_refused=GATE, refused=TRAFFIC)
+
+    assert not any(isinstance(one, CreateRun) for one in decided.actions)
+    assert decided.status.reason != Reason.GATE_INVALID
+    assert told(decided, Reason.GATE_INVALID) == 0
+
+
+def test_no_step_ends_without_the_background_run_that_is_not_made() -> None:
+    world = World(spec=spec(weight(10), pause(5), weight(50), target="v1", analysis=background()))
+    world.settle()
+    assert world.spec is not None
+    world.edit(replace(world.spec, target=replace(world.spec.target, name="v2")))
+    world.gates.clear()
+    for _ in range(20):
+        for action in again(world, gate_refused=GATE).actions:
+            world.perform(action)
+        world.now += timedelta(seconds=10)
+
+    assert world.share_of(V2) * 100 == 10
+    assert world.status.reason == Reason.GATE_INVALID
 
 
 def test_a_refused_gate_changes_no_plan_that_makes_none() -> None:
