@@ -53,13 +53,14 @@ def _show_kept(draft: Draft) -> None:
     refused = draft.obs.refused
     if refused is not None and SetFinalizer(present=False) in draft.actions:
         draft.actions.remove(SetFinalizer(present=False))
-        _say_refused(draft, refused.reason, refused.message)
+        _warn(draft, refused.reason, refused.message)
+        draft.set(reason=str(refused.reason), message=refused.message)
 
 
-def _say_refused(draft: Draft, reason: Reason, message: str) -> None:
+def _warn(draft: Draft, reason: Reason, message: str) -> None:
+    """An Event, the first time that the status has this reason."""
     if reason != draft.obs.status.reason:
         draft.event(EventType.WARNING, reason, message)
-    draft.set(reason=str(reason), message=message)
 
 
 def _let_go(draft: Draft, why: str) -> None:
@@ -81,8 +82,7 @@ def _restore(draft: Draft) -> bool:
     if draft.traffic_problem is None:
         return True
     reason, problem = draft.traffic_problem
-    if reason != draft.obs.status.reason:
-        draft.event(EventType.WARNING, reason, problem)
+    _warn(draft, reason, problem)
     if reason == Reason.STABLE_NOT_READY:
         _let_go(draft, problem)
         return True
@@ -103,7 +103,7 @@ def _is_refused(draft: Draft) -> bool:
     refused = draft.obs.refused
     if refused is None:
         return False
-    _say_refused(draft, refused.reason, refused.message)
+    _warn(draft, refused.reason, refused.message)
     _say_waits(draft, refused.reason, refused.message)
     return True
 

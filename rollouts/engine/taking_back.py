@@ -256,9 +256,8 @@ def _others(draft: Draft, part: Lent) -> Mapping[Identity, Identity]:
             found |= {arm: canary for arm in arms if arm not in mine}
     found |= _lost(draft, part)
     found.pop(part.identity, None)
-    if draft.obs.deleting or _is_free(
-        draft
-    ):  # what is not ours to take is left with it, and waiting had no end
+    if draft.obs.deleting or _is_free(draft):
+        # What is not ours to take is left with it: waiting had no end.
         views = _views(draft, found)
         found = {arm: of for arm, of in found.items() if _may_give(views[arm]) or not views[arm].replicas}
     return found
