@@ -14,7 +14,7 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.marking import PATIENCE
-from rollouts.controller.traffic_writing import TrafficRefused, Unanswered, by_policy
+from rollouts.controller.refusals import UnansweredWrites, WriteRefused, by_policy
 from rollouts.engine.actions import (
     CreateJob,
     CreateRun,
@@ -75,12 +75,12 @@ class GateWriter:
         self._caches = caches
         self._events = events
         self._builder = builder
-        self._unanswered = Unanswered()
+        self._unanswered = UnansweredWrites()
         self._told: dict[str, str] = {}
         """By UID of a Rollout: the refusal that was last said."""
 
     async def perform(self, gathered: Gathered, action: GateAction) -> None:
-        """One action. Raises KubeError and TrafficRefused."""
+        """One action. Raises KubeError and WriteRefused."""
         match action:
             case CreateRun():
                 await self._create(kinds.ANALYSIS_RUN, gathered, self._builder.build_run(gathered, action))
@@ -136,7 +136,7 @@ class GateWriter:
             if not self._unanswered.worth_saying(error, row):
                 raise
             by_spec = isinstance(error, Invalid) and not by_policy(error)
-            raise TrafficRefused(Reason.GATE_INVALID, f"{what}: {error}", by_spec=by_spec) from None
+            raise WriteRefused(Reason.GATE_INVALID, f"{what}: {error}", by_spec=by_spec) from None
         self._unanswered.forget(row)
         self._caches.by_resource()[resource].record_write(stored)
 

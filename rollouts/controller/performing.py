@@ -20,8 +20,9 @@ from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.marking import PATIENCE, Marking
+from rollouts.controller.refusals import WriteRefused
 from rollouts.controller.scaling import WorkloadScaler
-from rollouts.controller.traffic_writing import TrafficRefused, TrafficWriter
+from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.controller.warming import WarmUps
 from rollouts.controller.workloads import ScaleRefusals
 from rollouts.engine.actions import (
@@ -131,7 +132,7 @@ class Performer:
         self._gates = GateWriter(client, caches, events, builder)
 
     async def perform(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
-        """All actions but scales and drains, then the status, then Events. Raises KubeError and TrafficRefused.
+        """All actions but scales and drains, then the status, then Events. Raises KubeError and WriteRefused.
 
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
@@ -224,7 +225,7 @@ class Performer:
         except (Forbidden, Invalid) as error:
             # Nothing rises without it, and a person has to read why; what goes back to stable came before it.
             message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
-            raise TrafficRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False) from None
+            raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False) from None
 
     async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
         meta = gathered.rollout["metadata"]

@@ -18,8 +18,8 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.performing import Performer
+from rollouts.controller.refusals import WriteRefused
 from rollouts.controller.share_watch import ShareWatch
-from rollouts.controller.traffic_writing import TrafficRefused
 from rollouts.controller.turns import Turns
 from rollouts.controller.unstored import STORE_EVERY, only_figures
 from rollouts.engine.actions import (
@@ -123,7 +123,7 @@ class RolloutReconciler:
         except NotFound as gone:
             # Deleted while it was being planned: look again, the caches will have heard of it by then.
             raise Conflict(f"planned on an object that is gone: {gone}") from None
-        except TrafficRefused as refusal:
+        except WriteRefused as refusal:
             self._metrics.refused.labels(key.namespace, key.name).set(1)
             shown = await self._show_refusal(gathered.observation.problems, key, refusal)
             waits = [plan.requeue_after for plan in (decided, shown) if plan is not None]
@@ -181,8 +181,8 @@ class RolloutReconciler:
         self,
         known: tuple[Problem, ...],
         key: ObjectKey,
-        refusal: TrafficRefused,
-        before: TrafficRefused | None = None,
+        refusal: WriteRefused,
+        before: WriteRefused | None = None,
     ) -> Plan | None:
         """Plan again with the refusal: it is shown, and what else was decided happens; that plan.
 
@@ -213,7 +213,7 @@ class RolloutReconciler:
                 await self._performer.perform(gathered, decided)
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
-        except TrafficRefused as another:
+        except WriteRefused as another:
             if before is not None:
                 raise
             return await self._show_refusal(known, key, another, refusal)

@@ -6,8 +6,7 @@ Rollout, so that no write is based on a status that has moved on (a restart on a
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +15,7 @@ import structlog
 from rollouts.carriers import TrafficKind, TrafficPlace, kind_of
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
+from rollouts.controller.refusals import UnansweredWrites, WriteRefused, by_policy
 from rollouts.engine.actions import (
     EmitEvent,
     EventType,
@@ -47,7 +47,7 @@ from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal, Write
 from rollouts.units import Weight, format_weight
 
-__all__ = ["TrafficRefused", "TrafficWriter", "Unanswered", "by_policy"]
+__all__ = ["TrafficWriter"]
 
 _log = structlog.get_logger(__name__)
 
@@ -59,77 +59,20 @@ _UNDECLARED = ("field not declared in schema", "failed to create typed patch obj
 _MOST_WRITES = 6
 """Of one plan: a group's two arms each once and twice, and retired members; the next plan goes on from there."""
 
-_POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
-"""What refuses a sound object for now, with whatever code: no fault of the spec."""
 
-_SAID_AFTER = 10.0
-"""Seconds of tries without an answer until that is said: a webhook that hangs, a proxy that sheds requests."""
-_IN_A_ROW = 60.0
-"""Seconds between two tries of one row: the longest back-off. What was stored all the same is not tried again."""
-
-
-class TrafficRefused(Exception):
-    """The traffic object cannot be brought to what the plan asks; the message has the server's words.
-
-    ``by_spec``: it is the Rollout's spec that a person has to change. Else the same write may succeed later.
-    """
-
-    def __init__(self, reason: Reason, message: str, *, by_spec: bool = True) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.by_spec = by_spec
-
-
-class Unanswered:
-    """Writes that the API server neither stores nor refuses: what is tried again and again is said in the end."""
-
-    def __init__(self) -> None:
-        self._rows: dict[Hashable, tuple[float, float]] = {}
-        """When the first one of a row was tried, and the last."""
-
-    def begin(self, what: Hashable) -> None:
-        """A try: the first one in a row counts."""
-        now = asyncio.get_running_loop().time()
-        over = [one for one, (_, last) in self._rows.items() if now - last > _IN_A_ROW]
-        for one in over:
-            del self._rows[one]
-        first, _ = self._rows.get(what, (now, now))
-        self._rows[what] = (first, now)
-
-    def forget(self, what: Hashable) -> None:
-        """It was answered."""
-        self._rows.pop(what, None)
-
-    def worth_saying(self, error: KubeError, what: Hashable) -> bool:
-        """Whether people are to read of an error. False: another try may be all that it takes.
-
-        A 500 is shown at once: its words are the only cause that anybody gets to see, and it is retried all the same.
-        """
-        if not isinstance(error, RetryableError) or error.status == 500:
-            self.forget(what)
-            return True
-        first, _ = self._rows[what]
-        return asyncio.get_running_loop().time() - first >= _SAID_AFTER
-
-
-def by_policy(error: KubeError) -> bool:
-    """Whether an admission policy or a webhook refused."""
-    return any(text in str(error) for text in _POLICIES)
-
-
-def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficRefused:
+def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> WriteRefused:
     """The refusal that an error means."""
     words = str(error)
     undeclared = any(text in words for text in _UNDECLARED)
     if isinstance(error, RetryableError) and error.status != 500:
-        return TrafficRefused(
+        return WriteRefused(
             Reason.TRAFFIC_REFUSED,
             f"{rendered_from}: the API server does not answer the write: {words}",
             by_spec=False,
         )
     if applied and not by_policy(error) and (isinstance(error, Invalid) or undeclared):
-        return TrafficRefused(Reason.ROUTE_INVALID, f"{rendered_from}: the API server refuses it: {words}")
-    return TrafficRefused(
+        return WriteRefused(Reason.ROUTE_INVALID, f"{rendered_from}: the API server refuses it: {words}")
+    return WriteRefused(
         Reason.TRAFFIC_REFUSED, f"{rendered_from}: the API server refuses the write: {words}", by_spec=False
     )
 
@@ -143,13 +86,13 @@ def _content(write: Write) -> Any:
 
 
 def _demand_kept(left: Write | RenderRefusal | None, sent: list[Write], rendered_from: str) -> None:
-    """Raise TrafficRefused where what was sent is ``left`` to be written: the answer said something else."""
+    """Raise WriteRefused where what was sent is ``left`` to be written: the answer said something else."""
     if isinstance(left, Apply | JsonPatch) and any(_content(left) == _content(before) for before in sent):
         message = (
             f"{rendered_from}: the API server stored something else than was written: an admission webhook changes it, "
             "or its CRD lacks a field"
         )
-        raise TrafficRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
+        raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
 
 
 def _key(write: Write, namespace: str, name: str) -> ObjectKey:
@@ -176,7 +119,7 @@ class TrafficWriter:
         self._client = client
         self._caches = caches
         self._on_write = on_write
-        self._unanswered = Unanswered()
+        self._unanswered = UnansweredWrites()
 
     async def write(self, gathered: Gathered, action: WriteTraffic, *, tell: bool) -> list[EmitEvent]:
         """Bring the spec's traffic object to what is desired; the Event that says so, where it was not there yet."""
@@ -187,7 +130,7 @@ class TrafficWriter:
         for _ in range(_MOST_WRITES):
             write = carrier.render(dict(raw) if raw is not None else None, action.desired)
             if isinstance(write, RenderRefusal):
-                raise TrafficRefused(write.reason, write.message)
+                raise WriteRefused(write.reason, write.message)
             if write is None:
                 break
             _demand_kept(write, sent, carrier.rendered_from)
@@ -221,7 +164,7 @@ class TrafficWriter:
             await self._demand_fresh(gathered, whatever_spec=True)
             try:
                 stored = await self._store(gathered, kind, found.resource, key, raw, write, source, tell=tell)
-            except TrafficRefused:
+            except WriteRefused:
                 alone = kind.lowered_alone(raw, record, action.limit) if kind and raw is not None else None
                 if alone is None:
                     raise
@@ -279,7 +222,7 @@ class TrafficWriter:
     def _told(
         self, resource: Resource, key: ObjectKey, source: str, *, applied: bool = False
     ) -> Iterator[None]:
-        """Around a request that changes a traffic object: raises TrafficRefused for what people are to read of."""
+        """Around a request that changes a traffic object: raises WriteRefused for what people are to read of."""
         self._unanswered.begin((resource, key))
         try:
             yield
@@ -304,7 +247,7 @@ class TrafficWriter:
     ) -> Object:
         """Store a write of a traffic object; the object from then on.
 
-        Raises TrafficRefused when the server will not have it.
+        Raises WriteRefused when the server will not have it.
         """
         kind, body = (
             (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)

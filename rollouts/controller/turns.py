@@ -22,7 +22,7 @@ from rollouts.carriers.base import POOL_REF
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.indexes import BEGUN, IN_LINE, TURN
-from rollouts.controller.traffic_writing import TrafficRefused
+from rollouts.controller.refusals import WriteRefused
 from rollouts.engine.actions import Plan
 from rollouts.engine.observation import TurnView
 from rollouts.engine.rollout_status import RolloutStatus
@@ -40,7 +40,7 @@ __all__ = ["Turns"]
 
 Object = dict[str, Any]
 
-_NOT_STORED = (RefusedError, Conflict, TooManyRequests, NotLeading, TrafficRefused)
+_NOT_STORED = (RefusedError, Conflict, TooManyRequests, NotLeading, WriteRefused)
 """What says for certain that the status was not stored."""
 _WEBHOOK_DOWN = "failed calling webhook"
 """What the API server answers, with 500, where an admission webhook cannot be asked; it asks before it stores."""
@@ -213,7 +213,7 @@ class Turns:
         try:
             yield
         except _NOT_STORED as error:
-            self._unclaim(uid, before, refused=isinstance(error, RefusedError | TrafficRefused))
+            self._unclaim(uid, before, refused=isinstance(error, RefusedError | WriteRefused))
             raise
         except ApiUnavailable as error:
             if _WEBHOOK_DOWN not in str(error):

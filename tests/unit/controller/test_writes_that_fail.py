@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.controller.traffic_writing import Unanswered
+from rollouts.controller.refusals import UnansweredWrites
 from rollouts.engine.reasons import Reason
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Forbidden, Invalid, KubeError, TooManyRequests
@@ -331,7 +331,7 @@ def test_a_single_answer_that_is_lost_is_not_told() -> None:
 @pytest.mark.parametrize(("apart", "is_told"), [(9.0, False), (11.0, True), (3600.0, False)])
 def test_answers_that_were_lost_far_apart_are_not_a_row(apart: float, is_told: bool) -> None:
     """The first of them was stored all the same, so that nothing was tried again."""
-    lost, row = ApiTimeout("request did not complete within 34s", status=504), Unanswered()
+    lost, row = ApiTimeout("request did not complete within 34s", status=504), UnansweredWrites()
 
     async def tries() -> bool:
         row.begin("route")

@@ -21,7 +21,7 @@ SOURCES = [
     for path in sorted((ROOT / layer).rglob("*.py"))
     if path.name != "reasons.py"
 ]
-TAKES = {"Blocker": 0, "Problem": 0, "Refusal": 0, "Refused": 0, "TrafficRefused": 0, "EmitEvent": 1}
+TAKES = {"Blocker": 0, "Problem": 0, "Refusal": 0, "Refused": 0, "WriteRefused": 0, "EmitEvent": 1}
 """What is told with a reason, and at which place that stands where it is not named."""
 
 
@@ -91,7 +91,7 @@ def test_no_string_stands_where_a_reason_belongs(path):
     "line",
     [
         'Blocker(reason="Foo", message="")',
-        'TrafficRefused("Foo", "")',
+        'WriteRefused("Foo", "")',
         'draft.move(phase, trigger, "Foo", "")',
         'draft.event(kind, f"Foo{x}", "")',
     ],
