@@ -29,14 +29,12 @@ from rollouts.engine.reasons import Reason
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
     AlreadyExists,
-    ApiTimeout,
-    ApiUnavailable,
     Conflict,
     Forbidden,
     Invalid,
     NotFound,
     RefusedError,
-    TooManyRequests,
+    UnansweredError,
 )
 from rollouts.objects import kinds
 from rollouts.objects.owners import owner_of
@@ -113,7 +111,7 @@ class GateWriter:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._patch_run(gathered, name, {"spec": {"terminate": True}})
-        except (ApiUnavailable, ApiTimeout, TooManyRequests, TimeoutError) as error:
+        except (UnansweredError, TimeoutError) as error:
             _log.warning(
                 "run_not_terminated", namespace=gathered.parsed.namespace, run=name, reason=str(error)
             )
@@ -132,7 +130,7 @@ class GateWriter:
             return
         except NotFound:
             raise
-        except (RefusedError, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+        except (RefusedError, UnansweredError) as error:
             if not self._unanswered.worth_saying(error, row):
                 raise
             by_spec = isinstance(error, Invalid) and not by_policy(error)

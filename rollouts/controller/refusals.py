@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from rollouts.engine.reasons import Reason
 from rollouts.kube.errors import KubeError, RetryableError
 
-__all__ = ["UnansweredWrites", "WriteRefused", "by_policy"]
+__all__ = ["UnansweredWrites", "WriteRefused", "by_policy", "is_refusal"]
 
 _POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
 """What refuses a sound object for now, with whatever code: no fault of the spec."""
@@ -55,15 +55,20 @@ class UnansweredWrites:
         self._rows.pop(what, None)
 
     def worth_saying(self, error: KubeError, what: Hashable) -> bool:
-        """Whether people are to read of an error. False: another try may be all that it takes.
-
-        A 500 is shown at once: its words are the only cause that anybody gets to see, and it is retried all the same.
-        """
-        if not isinstance(error, RetryableError) or error.status == 500:
+        """Whether people are to read of an error. False: another try may be all that it takes."""
+        if is_refusal(error):
             self.forget(what)
             return True
         first, _ = self._rows[what]
         return asyncio.get_running_loop().time() - first >= _SAID_AFTER
+
+
+def is_refusal(error: KubeError) -> bool:
+    """Whether the API server refused, which is said at once, and did not just leave the write unanswered.
+
+    A 500 counts: its words are the only cause that anybody gets to see, and it is retried all the same.
+    """
+    return not isinstance(error, RetryableError) or error.status == 500
 
 
 def by_policy(error: KubeError) -> bool:

@@ -37,15 +37,7 @@ from rollouts.controller.gates import NAME_LABEL
 from rollouts.controller.performing import merge_patch
 from rollouts.controller.unstored import Unstored
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import (
-    ApiTimeout,
-    ApiUnavailable,
-    KubeError,
-    NotFound,
-    RefusedError,
-    RetryableError,
-    TooManyRequests,
-)
+from rollouts.kube.errors import KubeError, NotFound, RefusedError, UnansweredError
 from rollouts.objects import kinds
 from rollouts.objects.owners import owner_of
 from rollouts.runtime.clock import Clock
@@ -130,9 +122,9 @@ class RunReconciler:
         if later is None:
             try:
                 await self._store(raw, status)
-            except (RefusedError, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+            except (RefusedError, UnansweredError) as error:
                 self._hold(key, raw, status, error)
-                if isinstance(error, RetryableError):
+                if isinstance(error, UnansweredError):
                     raise
                 return _STORE_AGAIN if wait is None else min(max(0.1, wait), _STORE_AGAIN)
             self._caches.trust_run(key)
@@ -147,7 +139,7 @@ class RunReconciler:
         _log.warning("run_not_stored", namespace=key.namespace, run=key.name, reason=str(error))
         if status.phase in _AGAINST:
             self._caches.know_run(key, uid_of(raw), write_run_status(status))
-        elif again or not isinstance(error, RetryableError):
+        elif again or not isinstance(error, UnansweredError):
             message = f"{key.name} cannot pass, as its status is not stored: {error}"
             self._caches.know_run(key, uid_of(raw), {**(raw.get("status") or {}), "message": message})
 

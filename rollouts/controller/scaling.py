@@ -18,12 +18,13 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import StoppedTargetKind, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
+from rollouts.controller.refusals import is_refusal
 from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, find_workload, former_pods
 from rollouts.engine.actions import EmitEvent, EventType, ScaleWorkload
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import Conflict, Invalid, KubeError, NotFound, RetryableError
+from rollouts.kube.errors import Conflict, Invalid, KubeError, NotFound
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import SET_NAME, units
@@ -83,8 +84,7 @@ class WorkloadScaler:
             except (Conflict, NotLeading):
                 raise
             except KubeError as error:
-                refused = not isinstance(error, RetryableError) or error.status == 500
-                event = self._failed(place, workload, str(error), refused=refused)
+                event = self._failed(place, workload, str(error), refused=is_refusal(error))
             except TimeoutError:
                 if not deadline.expired():
                     raise

@@ -15,7 +15,7 @@ import structlog
 from rollouts.carriers import TrafficKind, TrafficPlace, kind_of
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
-from rollouts.controller.refusals import UnansweredWrites, WriteRefused, by_policy
+from rollouts.controller.refusals import UnansweredWrites, WriteRefused, by_policy, is_refusal
 from rollouts.engine.actions import (
     EmitEvent,
     EventType,
@@ -29,15 +29,12 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import WayBack
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
-    ApiTimeout,
-    ApiUnavailable,
     Conflict,
     Forbidden,
     Invalid,
     KubeError,
     NotFound,
-    RetryableError,
-    TooManyRequests,
+    UnansweredError,
 )
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of
@@ -64,7 +61,7 @@ def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> WriteRef
     """The refusal that an error means."""
     words = str(error)
     undeclared = any(text in words for text in _UNDECLARED)
-    if isinstance(error, RetryableError) and error.status != 500:
+    if not is_refusal(error):
         return WriteRefused(
             Reason.TRAFFIC_REFUSED,
             f"{rendered_from}: the API server does not answer the write: {words}",
@@ -229,7 +226,7 @@ class TrafficWriter:
         except (Conflict, NotFound):
             self._unanswered.forget((resource, key))
             raise
-        except (Invalid, Forbidden, ApiUnavailable, ApiTimeout, TooManyRequests) as error:
+        except (Invalid, Forbidden, UnansweredError) as error:
             if not self._unanswered.worth_saying(error, (resource, key)):
                 raise
             raise _refusal(error, source, applied=applied) from None

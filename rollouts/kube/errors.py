@@ -2,9 +2,10 @@
 
 KubeError
 +-- RetryableError            worth trying again, with back-off
-|   +-- ApiUnavailable        no connection, connection reset, 5xx
-|   +-- ApiTimeout            no answer within the deadline; the write MAY have happened
-|   +-- TooManyRequests       429; ``retry_after`` seconds when the server said so
+|   +-- UnansweredError       neither done nor refused, as far as is known; the same request again
+|   |   +-- ApiUnavailable    no connection, connection reset, 5xx
+|   |   +-- ApiTimeout        no answer within the deadline; the write MAY have happened
+|   |   +-- TooManyRequests   429; ``retry_after`` seconds when the server said so
 |   +-- Conflict              409 on a write: somebody else wrote first; read again, plan again
 +-- RefusedError              the same request will be refused again
     +-- NotFound              404 of an object
@@ -34,6 +35,7 @@ __all__ = [
     "RefusedError",
     "RetryableError",
     "TooManyRequests",
+    "UnansweredError",
 ]
 
 
@@ -49,15 +51,19 @@ class RetryableError(KubeError):
     """May succeed when tried again later."""
 
 
-class ApiUnavailable(RetryableError):
+class UnansweredError(RetryableError):
+    """The server neither did it nor refused it, as far as is known: the very same request may succeed later."""
+
+
+class ApiUnavailable(UnansweredError):
     """The server could not be reached, dropped the connection or answered 5xx."""
 
 
-class ApiTimeout(RetryableError):
+class ApiTimeout(UnansweredError):
     """No answer within the deadline. A write may or may not have been stored."""
 
 
-class TooManyRequests(RetryableError):
+class TooManyRequests(UnansweredError):
     """429. ``retry_after`` is in seconds."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0, status: int = 429) -> None:
