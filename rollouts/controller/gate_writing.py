@@ -74,8 +74,8 @@ class GateWriter:
         self._events = events
         self._builder = builder
         self._unanswered = UnansweredWrites()
-        self._told: dict[str, str] = {}
-        """By UID of a Rollout: the refusal that was last said."""
+        self._told: dict[ObjectKey, dict[str, str]] = {}
+        """By Rollout and the name of its run: the refusal that was last said."""
 
     async def perform(self, gathered: Gathered, action: GateAction) -> None:
         """One action. Raises KubeError and WriteRefused."""
@@ -102,6 +102,10 @@ class GateWriter:
             case ExcludeInterval():
                 interval = {"from": format_time(action.start), "to": format_time(action.end)}
                 await self._append(gathered, action.name, "exclude", interval, last={"to": FOREVER})
+
+    def forget(self, key: ObjectKey) -> None:
+        """The Rollout is gone."""
+        self._told.pop(key, None)
 
     async def _terminate(self, gathered: Gathered, name: str) -> None:
         """End a run that nobody needs. Where that fails nothing waits for it: the run's next word has it tried again.
@@ -169,17 +173,20 @@ class GateWriter:
             message = (
                 f"AnalysisRun {name} does not take what it was to be told, so that its gate may wait: {error}"
             )
-            await self._tell_once(gathered, message)
+            await self._tell_once(gathered, name, message)
             return
         self._caches.runs.record_write(stored)
 
-    async def _tell_once(self, gathered: Gathered, message: str) -> None:
+    async def _tell_once(self, gathered: Gathered, run: str, message: str) -> None:
         """It is tried at each look: an Event for each would leave none for what happens meanwhile."""
-        if self._told.get(gathered.parsed.uid) == message:
+        key = ObjectKey(gathered.parsed.namespace, gathered.parsed.name)
+        told = self._told.get(key, {})
+        if told.get(run) == message:
             return
         event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
         if await self._events.emit(gathered.rollout, event):
-            self._told[gathered.parsed.uid] = message
+            present = {one: words for one, words in told.items() if one in gathered.observation.gates}
+            self._told[key] = {**present, run: message}
 
     async def _append(
         self, gathered: Gathered, name: str, field: str, item: Object, *, last: Object | None = None

@@ -175,6 +175,7 @@ class Performer:
 
     async def release(self, key: ObjectKey) -> float | None:
         """The Rollout is gone: no pod is kept from requests for it. Seconds until the next try, if any."""
+        self._gates.forget(key)
         done, left = list[Marking](), _Patience()
         if self._warm_ups is not None:
             done.append(await self._warm_ups.release(key, left.half))

@@ -178,6 +178,61 @@ def test_an_abort_is_told_although_its_run_cannot_be_ended(error: KubeError | fl
     assert len(told(done, Reason.RUN_REFUSED)) <= 1
 
 
+def refuses_run_specs(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+    return REFUSALS[0] if verb == "patch" and resource == kinds.ANALYSIS_RUN and not sub else None
+
+
+def test_each_run_that_cannot_be_ended_is_told_once() -> None:
+    """Both the step's and the background's are tried at each look."""
+    later = lambda sim: sim.clock.monotonic() > 60  # noqa: E731
+    move = Move(when=at_step(1), act=command("abort"), after=8)
+    done = play(scenario(GATED, later, move, analysis=GUARD), refuses_run_specs)
+    refused = told(done, Reason.RUN_REFUSED)
+
+    assert len(refused) == len(set(refused)) == 2
+
+
+def test_what_was_told_of_the_runs_of_a_rollout_is_forgotten_with_it() -> None:
+    moves = (
+        Move(when=at_step(1), act=command("abort"), after=8),
+        Move(when=phase("Aborted"), act=delete(kinds.ROLLOUT, "mymodel"), after=5),
+    )
+    kept: list[bool] = []
+
+    def answers(sim: Simulation, *request: Any) -> KubeError | None:
+        kept.append(bool(told_of_runs(sim)))
+        return refuses_run_specs(sim, *request)
+
+    done = play(scenario(GATED, gone, *moves, analysis=GUARD), answers)
+
+    assert any(kept)
+    assert told_of_runs(done) == {}
+
+
+def test_what_was_told_of_runs_that_are_gone_is_forgotten_at_the_next_refusal() -> None:
+    def lose_runs_and_retarget(simulation: Simulation) -> None:
+        for run in list(simulation.cluster.all(kinds.ANALYSIS_RUN)):
+            simulation.cluster.delete(kinds.ANALYSIS_RUN, run["metadata"]["name"])
+        retarget(STABLE)(simulation)
+
+    moves = (
+        Move(when=at_step(1), act=command("abort"), after=8),
+        Move(when=phase("Aborted"), act=lose_runs_and_retarget, after=5),
+        Move(when=healthy_on(STABLE), act=retarget(CANARY), after=5),
+        Move(when=at_step(1), act=command("abort", tag="t2"), after=8),
+    )
+    done = play(scenario(GATED, phase("Aborted"), *moves, analysis=GUARD), refuses_run_specs)
+    (names,) = told_of_runs(done).values()
+
+    assert set(names) == {run["metadata"]["name"] for run in done.cluster.all(kinds.ANALYSIS_RUN)}
+    assert len(told(done, Reason.RUN_REFUSED)) == 4
+
+
+def told_of_runs(sim: Simulation) -> dict[Any, Any]:
+    assert sim.process is not None
+    return sim.process.parts.rollouts._performer._gates._told
+
+
 @pytest.mark.parametrize(
     ("steps", "kind"),
     [([{"setWeight": 10}, JOB], kinds.JOB), (GATED, kinds.ANALYSIS_RUN)],
