@@ -99,11 +99,9 @@ class RunReconciler:
             self._forget(key)
             return None
         parsed = parse_run(raw)
-        if parsed.spec is None:
-            broken = RunStatus(phase=RunPhase.ERROR, message=parsed.problem, completed_at=self._clock.now())
-            await self._store(raw, broken)
-            return None
         run, status = parsed.spec, self._unstored.newest(key, raw, parsed.status)
+        if run is None:
+            return await self._store_or_hold(key, raw, self._unreadable(status, parsed.problem), None)
         if _orphaned(raw):
             run = replace(run, terminate=True)
         planned = plan_run(run, status, self._clock.now())
@@ -120,17 +118,28 @@ class RunReconciler:
             status = self._comparer.ended(key, status)
         later = self._unstored.keep(key, raw, parsed.status, status, self._clock.now())
         if later is None:
-            try:
-                await self._store(raw, status)
-            except (RefusedError, UnansweredError) as error:
-                self._hold(key, raw, status, error)
-                if isinstance(error, UnansweredError):
-                    raise
-                return _STORE_AGAIN if wait is None else min(max(0.1, wait), _STORE_AGAIN)
-            self._caches.trust_run(key)
-            self._unstored.was_stored(key, self._clock.now())
-        else:
-            wait = later if wait is None else min(wait, later)
+            return await self._store_or_hold(key, raw, status, wait)
+        return max(0.1, later if wait is None else min(wait, later))
+
+    def _unreadable(self, known: RunStatus, problem: str) -> RunStatus:
+        """The end of a run whose spec cannot be read; what speaks against the canary already stays as it was said."""
+        if known.phase in _AGAINST:
+            return known
+        return RunStatus(phase=RunPhase.ERROR, message=problem, completed_at=self._clock.now())
+
+    async def _store_or_hold(
+        self, key: ObjectKey, raw: Mapping[str, Any], status: RunStatus, wait: float | None
+    ) -> float | None:
+        """Store the newest status, or go on from it where the API server does not take it; when to look again."""
+        try:
+            await self._store(raw, status)
+        except (RefusedError, UnansweredError) as error:
+            self._hold(key, raw, status, error)
+            if isinstance(error, UnansweredError):
+                raise
+            return _STORE_AGAIN if wait is None else min(max(0.1, wait), _STORE_AGAIN)
+        self._caches.trust_run(key)
+        self._unstored.was_stored(key, self._clock.now())
         return None if wait is None else max(0.1, wait)
 
     def _hold(self, key: ObjectKey, raw: Mapping[str, Any], status: RunStatus, error: KubeError) -> None:

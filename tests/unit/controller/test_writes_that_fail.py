@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import weights_of
+from tests.kit.faults.hostile import open_schema
 from tests.kit.faults.moves import answer, at_step, command, delete, gone, healthy_on, phase, reason, retarget
 from tests.kit.faults.objects import (
     CANARY,
@@ -351,6 +353,52 @@ def test_a_gate_does_not_pass_before_that_is_stored_and_says_what_it_waits_for(
     assert any("cannot pass, as its status is not stored" in text for text in shown.values())
     assert weights[1] >= 300
     assert bugs(done) == []
+
+
+def break_run(simulation: Simulation) -> None:
+    """As under an older CRD, which lets more in than this controller can read."""
+    for run in list(simulation.cluster.all(kinds.ANALYSIS_RUN)):
+        simulation.cluster.merge(kinds.ANALYSIS_RUN, run["metadata"]["name"], {"spec": {"metrics": 1}})
+
+
+def with_a_broken_run(answers: Answers, goal: Condition, **canary: Any) -> Simulation:
+    move = Move(when=at_step(1), act=break_run, after=5)
+    return play(replace(scenario(GATED, goal, move, **canary), reshape=open_schema), answers)
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_run_that_cannot_be_read_is_an_error_although_that_cannot_be_stored(
+    error: KubeError | float,
+) -> None:
+    stored = with_a_broken_run(lambda *_: None, phase("Paused"))
+    done = with_a_broken_run(refuses_run_statuses(error, float("inf")), phase("Paused"))
+
+    assert done.status["reason"] == stored.status["reason"] == Reason.GATE_INCONCLUSIVE
+    assert "spec.metrics" in stored.status["message"]
+    assert done.status["message"] == stored.status["message"]
+    assert since(done, "Paused") - since(stored, "Paused") <= 20  # a measurement, too, waits for its answer
+    assert bugs(done) == []
+
+
+def test_the_error_of_a_run_that_cannot_be_read_is_stored_once_it_can_be() -> None:
+    tried: list[float] = []
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        refused = refuses_run_statuses(REFUSALS[0], 60.0)(sim, verb, resource, sub)
+        tried.extend([sim.clock.monotonic()] if refused is not None else [])
+        return refused
+
+    ended = lambda sim: [phase_of(run) for run in sim.cluster.all(kinds.ANALYSIS_RUN)] == ["Error"]  # noqa: E731
+    done = with_a_broken_run(answers, ended)
+    (run,) = done.cluster.all(kinds.ANALYSIS_RUN)
+
+    assert run["status"]["completedAt"] == "2030-01-01T00:00:10Z"
+    assert len([at for at in tried if at >= 10]) <= 12
+    assert bugs(done) == []
+
+
+def phase_of(run: Object) -> str | None:
+    return (run.get("status") or {}).get("phase")
 
 
 # --- traffic ---
