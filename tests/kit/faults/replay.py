@@ -127,12 +127,22 @@ class Replay:
         return allowed | self._shares_while_pods_come_back()
 
     def _shares_while_pods_come_back(self) -> set[Fraction]:
-        """Of a canary that is over: what stable has no pods for yet, and at most what its own carry."""
-        full = (self.status.get("stableScale") or {}).get("full", 0)
+        """Of a canary that is over: what stable has no pods for yet, and at most what its own carry.
+
+        Stable is what it was with N Ready pods, or with those that it had at the start where some were not Ready.
+        """
+        scale = self.status.get("stableScale") or {}
         headroom = Fraction(str(self.canary_field("capacity", {}).get("headroom", 1)))
-        missed = {Fraction(10_000 - 10_000 * ready // full, 10_000) for ready in range(full)}
-        carried = {floor(10_000 * pods / (full * headroom)) for pods in range(full + 1)} if full else set()
-        return missed | {min(Fraction(1), Fraction(weight, 10_000)) for weight in carried}
+        found = set[Fraction]()
+        for part in (scale, *scale.get("companions", ())):
+            full = part.get("full", 0)
+            whole = min(full, part.get("readyAtStart") or full)
+            found |= {Fraction(10_000 - 10_000 * ready // whole, 10_000) for ready in range(whole)}
+            carried = (
+                {floor(10_000 * pods / (full * headroom)) for pods in range(full + 1)} if full else set()
+            )
+            found |= {min(Fraction(1), Fraction(weight, 10_000)) for weight in carried}
+        return found
 
     def gates_before_current_step(self) -> list[int]:
         """Indices of analysis steps that must have been passed by now."""
