@@ -9,7 +9,7 @@ HTTP layer, by status class; what fails inside a stream that began with 200 is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -66,6 +66,8 @@ class Selector:
     sign: int = 1
     """-1: what it counts is taken off."""
     over: Over = Over.SUM
+    copies: tuple[str, ...] = ()
+    """Labels of engines that work on the same requests: of series that differ in these alone the largest counts."""
 
     def picks(self, labels: Mapping[str, str]) -> bool:
         """Whether a label set counts."""
@@ -76,6 +78,16 @@ class Selector:
         if any(labels.get(key) in values for key, values in (self.none_of or {}).items()):
             return False
         return all(labels.get(key) in values for key, values in (self.any_of or {}).items())
+
+    def once(self, found: Iterable[tuple[Mapping[str, str], float]]) -> list[float]:
+        """The values of series that it picks, of copies one."""
+        if not self.copies:
+            return [value for _, value in found]
+        largest = dict[frozenset[tuple[str, str]], float]()
+        for labels, value in found:
+            own = frozenset(pair for pair in labels.items() if pair[0] not in self.copies)
+            largest[own] = max(value, largest.get(own, value))
+        return list(largest.values())
 
 
 Groups = tuple[tuple[Selector, ...], ...]
@@ -237,9 +249,13 @@ def _finished(name: str, reason: str) -> Groups:
     return (_one(name, any_of={"finished_reason": (reason,)}),)
 
 
-def _sum_of_priorities(name: str) -> tuple[Selector, ...]:
-    """Of SGLang with ``--enable-priority-scheduling``: the sum has an empty label, and each priority a series."""
-    return _one(name, absent="priority")
+def _of_scheduler(name: str) -> tuple[Selector, ...]:
+    """Of SGLang: a series per pipeline stage, per tensor parallel rank with ``--enable-metrics-for-all-schedulers``.
+    Data parallel ranks have requests of their own; with DP attention they are tensor parallel ranks as well.
+
+    With ``--enable-priority-scheduling`` the sum has an empty label, and each priority a series.
+    """
+    return _one(name, absent="priority", copies=("tp_rank", "pp_rank", "moe_ep_rank"))
 
 
 _NO_CLIENTS = {
@@ -304,17 +320,15 @@ SERVERS: Mapping[str, Mapping[str, Groups]] = {
         prompt_tokens="prompt_tokens_histogram",
         output_tokens="generation_tokens_histogram",
         errors="num_aborted_requests_total",
-        preemptions="num_retracted_requests_total",
         aborted="num_aborted_requests_total",
         kv_cache="token_usage",
         tokens="generation_tokens_total+prompt_tokens_total",
         load="num_requests_total",
         requests="num_requests_total",
         picked={
-            "waiting": (_sum_of_priorities("sglang:num_queue_reqs"),),
-            "in_flight": (
-                _sum_of_priorities("sglang:num_running_reqs") + _sum_of_priorities("sglang:num_queue_reqs"),
-            ),
+            "waiting": (_of_scheduler("sglang:num_queue_reqs"),),
+            "in_flight": (_of_scheduler("sglang:num_running_reqs") + _of_scheduler("sglang:num_queue_reqs"),),
+            "preemptions": (_of_scheduler("sglang:num_retracted_requests_total"),),
         },
     ),
     # Names of tensorrt_llm/metrics/collector.py, read from its text and not yet from a server: trtllm-serve has them at

@@ -3,7 +3,8 @@
 Producers name the same things differently (``catalogue``); of each logical series a pod is read by the first
 alternative that it exposes. What is no logical name is taken as the name of a series itself. A
 server with several engines (data parallel ranks behind one port) has a series per engine: counters and queue lengths
-add up, shares of something (KV-cache use) are averaged, by every source alike.
+add up, shares of something (KV-cache use) are averaged, by every source alike. Of engines that share their requests
+(tensor parallel ranks, pipeline stages) one counts.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def _value(page: exposition.ScrapedPage, group: tuple[Selector, ...]) -> float:
     values = [
         selector.sign * value
         for selector in group
-        for labels, value in page.series.get(selector.name, ())
-        if selector.picks(labels)
+        for value in selector.once(
+            one for one in page.series.get(selector.name, ()) if selector.picks(one[0])
+        )
     ]
     if group[0].over is Over.MEAN and values:
         return sum(values) / len(values)

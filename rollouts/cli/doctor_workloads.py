@@ -15,7 +15,7 @@ from rollouts.kube.errors import KubeError, NotFound
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of, text_of
 from rollouts.objects.pools import read_pool
-from rollouts.objects.workloads import AUTOSCALER, WORKLOADS, makes_pods_of, pod_labels
+from rollouts.objects.workloads import AUTOSCALERS, WORKLOADS, makes_pods_of, pod_labels
 
 __all__ = ["workload_checks"]
 
@@ -28,7 +28,7 @@ async def workload_checks(client: KubeClient, rollout: Object, parsed: ParsedRol
         return
     where = f"Rollout {parsed.name}"
     objects = list[Object]()
-    for resource in (*kinds.POOLS, *WORKLOADS.values(), AUTOSCALER):
+    for resource in (*kinds.POOLS, *WORKLOADS.values(), *AUTOSCALERS):
         objects += await listed(client, resource, parsed.namespace)
     for fault in workload_faults(rollout, parsed.spec.canary.capacity, objects, everything=True):
         yield (bad if fault.bad else warn)(f"{where}: {fault.text}", fault.fix)

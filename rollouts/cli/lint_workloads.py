@@ -18,7 +18,7 @@ from rollouts.objects.companions import Belongs, belongs
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.kinds import HTTP_ROUTE
 from rollouts.objects.pools import POOL_KIND, read_pool
-from rollouts.objects.workloads import AUTOSCALERS, makes_pods_of, pod_labels, scaled_by
+from rollouts.objects.workloads import AUTOSCALER_KINDS, makes_pods_of, pod_labels, scaled_by
 from rollouts.traffic.backends import backend_refs, rules_of
 
 __all__ = ["workload_findings"]
@@ -64,7 +64,7 @@ def _scaled(rollout: Object, policy: Capacity, objects: Sequence[Object]) -> Ite
     may = _may_scale(rollout, policy, objects)
     raw = [one for one in objects if one.get("kind") == POOL_KIND]
     pools = [read_pool(one) for one in raw if may is None or text_of(metadata_of(one).get("name")) in may]
-    elsewhere = {scaled_by(one) for one in objects if one.get("kind") in AUTOSCALERS}
+    elsewhere = {scaled_by(one) for one in objects if one.get("kind") in AUTOSCALER_KINDS}
     for obj in workloads_among(objects):
         says = "replicas" in map_of(obj.get("spec"))
         own = (obj.get("kind"), text_of(metadata_of(obj).get("name"))) not in elsewhere

@@ -20,7 +20,7 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of, text_at, text_of
-from rollouts.objects.workloads import AUTOSCALER, WORKLOADS
+from rollouts.objects.workloads import AUTOSCALERS, WORKLOADS
 
 __all__ = ["calendar_line", "surroundings_of"]
 
@@ -63,7 +63,7 @@ async def _asked(
     found += (await named_by(client, rollout, namespace)).objects
     target = text_at(rollout, "spec", "target", "pool", "name")
     # Companions of the target say themselves that they are.
-    for resource in (*kinds.POOLS, *WORKLOADS.values(), AUTOSCALER) if target else ():
+    for resource in (*kinds.POOLS, *WORKLOADS.values(), *AUTOSCALERS) if target else ():
         found += await listed(client, resource, namespace)
     return found, reports
 

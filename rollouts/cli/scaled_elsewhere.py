@@ -17,7 +17,7 @@ from rollouts.objects.companions import Belongs, belongs, companions_of, within
 from rollouts.objects.fields import map_of, metadata_of, text_at, text_of
 from rollouts.objects.pools import Pool, read_pool
 from rollouts.objects.workloads import (
-    AUTOSCALERS,
+    AUTOSCALER_KINDS,
     WORKLOAD_ANNOTATION,
     WORKLOADS,
     makes_pods_of,
@@ -170,7 +170,7 @@ def _scaled(pool: str, objects: Sequence[Object]) -> str:
 
 def _scalers(pool: str, objects: Sequence[Object]) -> Iterator[Object]:
     for what in map(_what, makers_of(pool, objects)):
-        yield from (one for one in objects if one.get("kind") in AUTOSCALERS and scaled_by(one) == what)
+        yield from (one for one in objects if one.get("kind") in AUTOSCALER_KINDS and scaled_by(one) == what)
 
 
 def makers_of(name: str, objects: Sequence[Object]) -> Iterator[Object]:

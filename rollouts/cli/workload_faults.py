@@ -24,7 +24,7 @@ from rollouts.objects.gitops import GITOPS_MANAGERS
 from rollouts.objects.pools import ROLES_ANNOTATION, Pool, read_pool, read_roles
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
-    AUTOSCALERS,
+    AUTOSCALER_KINDS,
     WORKLOAD_ANNOTATION,
     WORKLOADS,
     makes_pods_of,
@@ -96,7 +96,7 @@ def workload_faults(
     complete = everything or any(makes_pods_of(pod_labels(one), pool) for one in workloads for pool in pools)
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
-            scalers = [one for one in objects if one.get("kind") in AUTOSCALERS]
+            scalers = [one for one in objects if one.get("kind") in AUTOSCALER_KINDS]
             read = read_pool(dict(pool))
             others = (read.role(role) for role in (read.roles.others if read.roles is not None else ()))
             yield from _of_roles(pool)

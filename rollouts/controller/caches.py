@@ -45,7 +45,7 @@ from rollouts.objects.pods import (
 )
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import (
-    AUTOSCALER,
+    AUTOSCALERS,
     WORKLOAD_ANNOTATION,
     WORKLOADS,
     Workload,
@@ -171,10 +171,12 @@ class Caches:
             )
             for resource in (WORKLOADS[kind] for kind in self.capacity_kinds)
         }
-        scaled = {indexes.TARGET: indexes.autoscaler_by_target}
-        self.autoscalers = Store(indexes=scaled, transform=trim_autoscaler)
-        if self.workloads:
-            self._stores[AUTOSCALER] = self.autoscalers
+        self.autoscalers = {
+            resource: self._keep(
+                resource, indexes={indexes.TARGET: indexes.autoscaler_by_target}, transform=trim_autoscaler
+            )
+            for resource in (AUTOSCALERS if self.workloads else ())
+        }
 
     def _reflects(self, resource: Resource) -> bool:
         """Whether the options have the kind watched."""
@@ -388,8 +390,11 @@ class Caches:
     def autoscaler_of(self, namespace: str, workload: Workload) -> str:
         """The autoscaler of a workload, for people; empty without one."""
         target = (namespace, workload.resource.kind, workload.name)
-        names = sorted(key.name for key in self.autoscalers.keys_by_index(indexes.TARGET, target))
-        return f"{AUTOSCALER.kind} {names[0]}" if names else ""
+        for resource, store in self.autoscalers.items():
+            names = sorted(key.name for key in store.keys_by_index(indexes.TARGET, target))
+            if names:
+                return f"{resource.kind} {names[0]}"
+        return ""
 
     def template_labels(self, namespace: str, workload: Workload) -> Mapping[str, str]:
         """Labels of the workload's Pod template; none where it is gone."""

@@ -1,4 +1,8 @@
-"""Writes of the annotations by which pods are kept from requests: one pod's refusal, or silence, is not the others'."""
+"""Writes of the annotations by which pods are kept from requests: one pod's refusal, or silence, is not the others'.
+
+Each is for one UID: pods of StatefulSets and LeaderWorkerSets come again under the same name, and the next one is
+neither about to go nor warm.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import structlog
 
 from rollouts.controller.caches import Caches
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import KubeError, NotFound, RefusedError
+from rollouts.kube.errors import KubeError, NotFound, OtherObject, RefusedError
 from rollouts.objects import kinds
 from rollouts.objects.pods import DRAINING_ANNOTATION
 from rollouts.runtime.clock import Clock, Monotonic
@@ -121,13 +125,13 @@ class PodMarks:
         return found
 
     async def _annotate(self, pod: Object, annotations: Mapping[str, str | None]) -> bool:
-        """Patch a pod; the cache has it from then on as it is now. False: it is gone."""
+        """Patch a pod; the cache has it from then on as it is now. False: it is gone, be its name another's."""
         key = key_of(pod)
         with self._caches.pods.writing(key) as record:
-            body = {"metadata": {"annotations": dict(annotations)}}
+            body = {"metadata": {"uid": uid_of(pod), "annotations": dict(annotations)}}
             try:
                 stored = await self._client.patch(kinds.POD, *key, body, kind=PatchKind.MERGE)
-            except NotFound:
+            except (NotFound, OtherObject):
                 return False
             record(stored)
         self._failed.pop(uid_of(pod), None)

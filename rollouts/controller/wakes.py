@@ -68,7 +68,8 @@ class _Wakes:
         yield _Wake(caches.services, self._of_picker)
         for store in (caches.pods, *caches.workloads.values()):
             yield _Wake(store, self._of_label, indexes.LABEL)
-        yield _Wake(caches.autoscalers, self._of_autoscaler, indexes.TARGET)
+        for store in caches.autoscalers.values():
+            yield _Wake(store, self._of_autoscaler, indexes.TARGET)
         for store in (caches.runs, caches.jobs):
             yield _Wake(store, lambda owner: [ObjectKey(*owner[:2])], indexes.OWNER)
         for store in (caches.templates, caches.cluster_templates):

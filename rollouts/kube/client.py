@@ -163,7 +163,7 @@ class KubeClient(Protocol):
         """Patch one object (``force`` only with APPLY); answers the stored object.
 
         A ``metadata.resourceVersion`` inside a MERGE or APPLY body, or a JSON ``test`` on it, is a
-        precondition: Conflict when it does not hold.
+        precondition: Conflict when it does not hold. So is a ``metadata.uid`` in a MERGE body: OtherObject.
         """
         ...
 

@@ -13,6 +13,7 @@ KubeError
     +-- AlreadyExists         409 on a create
     +-- Gone                  410: the resourceVersion or continue token is too old; list again
     +-- Invalid               422 or 400: the object breaks its schema or a CEL rule
+        +-- OtherObject       a patch for one UID met another object of that name
     +-- Forbidden             401 or 403: RBAC or admission
     +-- NotConfigured         no kubeconfig, or one that cannot be used
 """
@@ -32,6 +33,7 @@ __all__ = [
     "NamespaceTerminating",
     "NotConfigured",
     "NotFound",
+    "OtherObject",
     "RefusedError",
     "RetryableError",
     "TooManyRequests",
@@ -97,6 +99,10 @@ class Gone(RefusedError):
 
 class Invalid(RefusedError):
     """Schema, CEL rule or patch refused. The message is the server's."""
+
+
+class OtherObject(Invalid):
+    """A patch names the UID of an object that is gone: another one has its name now."""
 
 
 class Forbidden(RefusedError):

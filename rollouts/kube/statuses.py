@@ -1,9 +1,10 @@
 """From an answer of the API server to our errors: one pure function, because every retry depends on it.
 
-The codes and reasons are those of Kubernetes' API conventions, "Response Status Kind". Two cases are not
+The codes and reasons are those of Kubernetes' API conventions, "Response Status Kind". Three cases are not
 what they seem. A JSON patch that does not apply, be it for a ``test`` that does not hold, is answered 422
 with an empty ``details`` (seen on kube-apiserver 1.36); an object that breaks its schema is a 422 too, but
-names the object. And a kind that is not served is a 404 that names no object.
+names the object. A patch whose ``metadata.uid`` is not the object's is such a 422, and no 409 as of other writes: the
+field is immutable. And a kind that is not served is a 404 that names no object.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rollouts.kube.errors import (
     KubeError,
     NamespaceTerminating,
     NotFound,
+    OtherObject,
     TooManyRequests,
 )
 
@@ -79,10 +81,12 @@ def error_from_status(
         )
     if status == 422 and guarded and not _named(body.get("details")):
         return Conflict(f"{message}: the object is not what the patch was made for", status=422)
+    if status == 422 and _has_cause(body.get("details"), "field", "metadata.uid"):
+        return OtherObject(message, status=422)
     if status == 429:
         return TooManyRequests(message, retry_after=retry_after_seconds(retry_after))
     if status in (401, 403):
-        refusal = NamespaceTerminating if _terminating(body.get("details")) else Forbidden
+        refusal = NamespaceTerminating if _is_terminating(body.get("details")) else Forbidden
         return refusal(message, status=status)
     if status == 410:
         return Gone(message, status=410)
@@ -93,11 +97,15 @@ def error_from_status(
     return ApiUnavailable(message, status=status)
 
 
-def _terminating(details: Any) -> bool:
+def _is_terminating(details: Any) -> bool:
     """Whether the admission plugin NamespaceLifecycle refused, in the cause that it names (Kubernetes 1.17)."""
+    return _has_cause(details, "reason", "NamespaceTerminating")
+
+
+def _has_cause(details: Any, name: str, value: str) -> bool:
     causes = details.get("causes") if isinstance(details, Mapping) else None
     return isinstance(causes, list) and any(
-        isinstance(one, Mapping) and one.get("reason") == "NamespaceTerminating" for one in causes
+        isinstance(one, Mapping) and one.get(name) == value for one in causes
     )
 
 

@@ -1,7 +1,9 @@
 """ReferenceGrants: which references of an HTTPRoute into other namespaces are allowed there.
 
 Gateway API, ReferenceGrant: an object in the namespace that is referred to; one of ``spec.from`` (group, kind and
-namespace of who refers) and one of ``spec.to`` (group and kind, all names or one) have to match.
+namespace of who refers) and one of ``spec.to`` (group and kind, all names or one) have to match. Another HTTPRoute, or
+a label of some, is no backend: kgateway delegates to such a route without a grant; whoever wrote that one lets it in by
+its ``parentRefs``, or by being where the label is looked for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ __all__ = ["GRANT_KIND", "ForeignRef", "foreign_refs"]
 
 GRANT_KIND = "ReferenceGrant"
 _ROUTE = ("gateway.networking.k8s.io", "HTTPRoute")
+_DELEGATED = (_ROUTE, ("delegation.kgateway.dev", "label"))
 
 Object = Mapping[str, Any]
 
@@ -72,7 +75,8 @@ def foreign_refs(spec: Object, namespace: str) -> list[ForeignRef]:
     for index, rule in enumerate(items_at(spec, "rules")):
         for ref in _refs(rule):
             other = text_of(ref.get("namespace"))
-            if other and other != namespace:
+            what = text_of(ref.get("group")), text_of(ref.get("kind"))
+            if other and other != namespace and what not in _DELEGATED:
                 found.append(
                     ForeignRef(
                         rule=text_of(rule.get("name")) or str(index),

@@ -1,7 +1,8 @@
 """Workloads that make the pods of a pool, and the autoscalers that scale them, read from raw objects.
 
 Field names: apps/v1 Deployment and StatefulSet (``spec.replicas`` is 1 where it is left out), autoscaling/v2
-HorizontalPodAutoscaler (``spec.scaleTargetRef``). KEDA scales by an autoscaler of that kind that it makes.
+HorizontalPodAutoscaler (``spec.scaleTargetRef``). KEDA scales by an autoscaler of that kind that it makes; AIBrix'
+PodAutoscaler (autoscaling.aibrix.ai/v1alpha1), which has the same field, only by its strategy HPA, else by itself.
 leaderworkerset.x-k8s.io/v1 LeaderWorkerSet has ``spec.leaderWorkerTemplate.leaderTemplate`` and ``workerTemplate``; its
 leaders are made from the latter where it has no template of their own. A replica is a group.
 """
@@ -20,6 +21,8 @@ from rollouts.objects.resource import Resource
 
 __all__ = [
     "AUTOSCALER",
+    "AUTOSCALERS",
+    "AUTOSCALER_KINDS",
     "BUILT_IN",
     "ORDINAL_KINDS",
     "TEMPLATE_HASH",
@@ -48,8 +51,14 @@ BUILT_IN = ("Deployment", "StatefulSet")
 
 AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 
-AUTOSCALERS = (AUTOSCALER.kind, "ScaledObject")
-"""Kinds of what scales a workload, as files have them: KEDA makes an autoscaler of its ScaledObject in the cluster."""
+AUTOSCALERS = (
+    AUTOSCALER,
+    Resource("autoscaling.aibrix.ai", "v1alpha1", "podautoscalers", "PodAutoscaler"),
+)
+"""What scales a workload, as a cluster has it; the chart gives the right to read each."""
+
+AUTOSCALER_KINDS = (*(one.kind for one in AUTOSCALERS), "ScaledObject")
+"""As files have it: KEDA makes an autoscaler of its ScaledObject in the cluster."""
 
 _PAUSED, _PAUSED_REPLICAS = "autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"
 """On a ScaledObject: KEDA takes its autoscaler away, so that nobody scales the workload."""

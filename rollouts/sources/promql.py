@@ -351,7 +351,9 @@ class _Builder:
         found = []
         for place, selector, others in self._held(self.wanted.alternatives):
             engines = "avg" if selector.over is Over.MEAN else "sum"
-            read = _grouped(self._all_of(selector, "", f"{over}({{}}[{self.window}s])"), others)
+            read = _grouped(
+                _once(selector, self._all_of(selector, "", f"{over}({{}}[{self.window}s])")), others
+            )
             found.append(_labelled(f"{engines} by ({self.where.process}) ({read})", Is.VALUE, place))
         return found
 
@@ -386,9 +388,10 @@ class _Builder:
     def _growth(self, selector: Selector, suffix: str = "") -> str:
         """Of one sample VictoriaMetrics has an increase, too: since the one before the window."""
         within = f"[{self.window}s]"
-        return self._all_of(
+        read = self._all_of(
             selector, suffix, f"(increase({{0}}{within}) and count_over_time({{0}}{within}) > 1)"
         )
+        return _once(selector, read)
 
     def _all_of(self, selector: Selector, suffix: str, read: str) -> str:
         """What is read of the selector's series, over the jobs."""
@@ -404,6 +407,11 @@ def _named(name: str, matchers: str) -> str:
     if re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name):
         return f"{name}{{{matchers}}}"
     return f'{{__name__="{_escape(name)}",{matchers}}}'
+
+
+def _once(selector: Selector, read: str) -> str:
+    """Of series that are copies of one, the largest."""
+    return f"max without ({', '.join(selector.copies)}) ({read})" if selector.copies else read
 
 
 def _grouped(read: str, but: str) -> str:

@@ -203,11 +203,11 @@ class _Process:
         return 0, Selector(name=""), []
 
     def _total(self, what: Is, groups: Groups, suffix: str = "") -> Iterator[Labelled]:
-        place, _, found = self._shown(groups, suffix)
-        grown = [growth(one.times, one.values, life) for life, one in found]
-        known = [value for value in grown if value is not None]
+        place, selector, found = self._shown(groups, suffix)
+        grown = [(one.labels, growth(one.times, one.values, life)) for life, one in found]
+        known = [(labels, value) for labels, value in grown if value is not None]
         if known:
-            yield _labelled(sum(known), what, place)
+            yield _labelled(sum(selector.once(known)), what, place)
 
     def _buckets(self) -> Iterator[Labelled]:
         place, _, found = self._shown(self._wanted.alternatives, "_bucket")
@@ -220,11 +220,11 @@ class _Process:
 
     def _gauges(self) -> Iterator[Labelled]:
         place, selector, found = self._shown(self._wanted.alternatives)
-        values = [
-            one.values[-1] if is_last(self._wanted) else sum(inside) / len(inside)
+        values = selector.once(
+            (one.labels, one.values[-1] if is_last(self._wanted) else sum(inside) / len(inside))
             for _, one in found
             for inside in (one.values[bisect_right(one.times, self._cut) :],)
-        ]
+        )
         if values:
             total = sum(values)
             yield _labelled(total / len(values) if selector.over is Over.MEAN else total, Is.VALUE, place)

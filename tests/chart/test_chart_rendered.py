@@ -25,6 +25,7 @@ from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.settings import Settings, read_config
 from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.objects.workloads import AUTOSCALERS
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.health import HttpServer, metrics_routes, parse_address
@@ -522,7 +523,8 @@ def test_the_right_to_scale_comes_with_capacity_only(
     assert settings_of(objects, tmp_path).capacity_kinds == kinds
     assert granted in role
     assert ("scale" in role) is bool(kinds)
-    assert ("horizontalpodautoscalers" in role) is bool(kinds)
+    for autoscaler in AUTOSCALERS:
+        assert (f"{autoscaler.plural}.{autoscaler.group}: list watch" in role) is bool(kinds)
     assert ("pods: patch" in role.splitlines()) is bool(kinds)
     assert "configmaps" not in role
 

@@ -27,6 +27,7 @@ from rollouts.kube.errors import (
     Invalid,
     KindNotServed,
     NotFound,
+    OtherObject,
 )
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import (
@@ -396,7 +397,7 @@ async def test_what_the_server_sets_cannot_be_changed(server: Server) -> None:
     made = await make(server)
 
     same = await merge(server, {"metadata": {"generation": 9, "creationTimestamp": "2001-01-01T00:00:00Z"}})
-    with pytest.raises(Invalid):
+    with pytest.raises(OtherObject):
         await merge(server, {"metadata": {"uid": "another"}})
 
     assert same["metadata"]["generation"] == 1

@@ -287,3 +287,38 @@ def test_gauges_are_averaged_over_engines_and_processes_by_what_is_of_users(stat
     assert measured(wanted, spec.window, process_sums(wanted, 300, AT, where, pods, taken)) == pytest.approx(
         want
     )
+
+
+@pytest.mark.parametrize(
+    ("preset", "series", "stat", "want"),
+    [
+        ("waiting", "num_queue_reqs", Stat.LAST, 18.0),
+        ("preemptions", "num_retracted_requests_total", Stat.RATE, 0.15),
+    ],
+)
+def test_ranks_that_share_their_requests_count_once(
+    preset: str, series: str, stat: Stat, want: float
+) -> None:
+    """Two tensor parallel ranks of each of two data parallel ones."""
+    pods = [ScrapeTarget(pod="one", ip="10.0.0.1", port=8000, started=END - 1000)]
+    times = [END - 60 + 10 * number for number in range(7)]
+    taken = [
+        RawSeries(
+            f"sglang:{series}",
+            {**TARGET, "pod": "one", "tp_rank": str(rank), "dp_rank": str(rank // 2)},
+            times,
+            [(1.0 + rank // 2) * number for number in range(7)],
+        )
+        for rank in range(4)
+    ]
+    where = PodSelection(
+        namespace="n", pod_label="pod", namespace_label="namespace", per_job=(("j", tuple(pods)),)
+    )
+    window = timedelta(seconds=120)
+    wanted = PROMETHEUS_OFFER.statistic(
+        MeasureSpec(kind=MeasureKind.PRESET, name=preset, stat=stat, window=window)
+    )
+
+    assert measured(wanted, window, process_sums(wanted, 120, AT, where, pods, taken)) == pytest.approx(
+        want, rel=0.2
+    )

@@ -251,6 +251,9 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
+- apiGroups: [autoscaling.aibrix.ai]
+  resources: [podautoscalers]
+  verbs: [list, watch]
 {{- if $capacity.promptConfigMaps }}
 # Prompts of capacity.warmUp: only of ConfigMaps with the annotation inferencerollouts.dev/prompts is anything sent.
 - apiGroups: [""]

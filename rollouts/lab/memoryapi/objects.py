@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rollouts.kube.errors import Conflict, Invalid
+from rollouts.kube.errors import Conflict, Invalid, OtherObject
 from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.kinds import ServedKind
 from rollouts.lab.memoryapi.metadata import metadata_errors
@@ -16,11 +16,13 @@ from rollouts.lab.memoryapi.typed import typed_errors
 
 __all__ = [
     "InvalidObject",
+    "OtherUid",
     "check_body",
     "check_preconditions",
     "check_typed",
     "check_update",
     "conform",
+    "kind_group",
     "qualified",
     "same_content",
     "spec_changed",
@@ -39,6 +41,10 @@ class InvalidObject(Invalid):
     def __init__(self, message: str, causes: tuple[str, ...]) -> None:
         super().__init__(message, status=422)
         self.causes = causes
+
+
+class OtherUid(InvalidObject, OtherObject):
+    """A write names another UID than the object's."""
 
 
 def qualified(kind: ServedKind) -> str:
@@ -165,7 +171,7 @@ def conform(kind: ServedKind, version: str, obj: Object, *, old: Object, strict:
             errors += transition_errors(obj, old, schema)
     if errors:
         text = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
-        subject = f'{_kind_group(kind)} "{obj["metadata"].get("name") or ""}"'
+        subject = f'{kind_group(kind)} "{obj["metadata"].get("name") or ""}"'
         raise InvalidObject(f"{subject} is invalid: {text}", tuple(errors))
 
 
@@ -198,7 +204,8 @@ def _ruled(kind: ServedKind, version: str) -> bool:
     return has_rules(kind.schemas.get(version))
 
 
-def _kind_group(kind: ServedKind) -> str:
+def kind_group(kind: ServedKind) -> str:
+    """``Kind.group`` as messages of what is invalid name it."""
     return f"{kind.name}.{kind.group}" if kind.group else kind.name
 
 

@@ -17,12 +17,13 @@ from rollouts.lab.memoryapi.history import Change, WatchSubscription
 from rollouts.lab.memoryapi.json_copies import thaw, wire_copy
 from rollouts.lab.memoryapi.kinds import KindRegistry, ServedKind
 from rollouts.lab.memoryapi.objects import (
-    InvalidObject,
+    OtherUid,
     check_body,
     check_preconditions,
     check_typed,
     check_update,
     conform,
+    kind_group,
     qualified,
     same_content,
     spec_changed,
@@ -380,8 +381,8 @@ class MemoryApi:
         check_preconditions(where.kind, where.name, stored.obj, resource_version=revision)
         if new["metadata"].get("uid", uid := stored.obj["metadata"]["uid"]) != uid:
             cause = f'metadata.uid: Invalid value: "{new["metadata"]["uid"]}": field is immutable'
-            subject = f'{where.kind.name}.{where.kind.group} "{where.name}"'
-            raise InvalidObject(f"{subject} is invalid: {cause}", (cause, cause))  # twice, as the real one
+            subject = f'{kind_group(where.kind)} "{where.name}"'
+            raise OtherUid(f"{subject} is invalid: {cause}", (cause, cause))  # twice, as the real one
 
     def _update(self, where: ObjectRequest, stored: StoredObject, new: Object) -> Object:
         check_body(where.kind, where.version, where.namespace, new)

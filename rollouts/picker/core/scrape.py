@@ -27,7 +27,9 @@ _LINE = re.compile(
 )
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
-_BY_PRIORITY = ("sglang:num_running_reqs", "sglang:num_queue_reqs")
+_OF_SCHEDULERS = ("sglang:num_running_reqs", "sglang:num_queue_reqs")
+_COPIES = ("tp_rank", "pp_rank", "moe_ep_rank")
+"""Ranks of SGLang that work on the same requests."""
 _KV = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
 
 MAX_SAMPLES = 10_000
@@ -71,15 +73,21 @@ def parse_metrics(text: str, models: ModelList) -> Load:
     """The load in a Prometheus exposition. What is not there, or is no finite number, counts as 0.
 
     Several engines behind one pod are added up, the fullest cache counts. With priority scheduling SGLang shows each
-    priority beside their sum, whose label is empty: the sum counts.
+    priority beside their sum, whose label is empty: the sum counts; of its ranks that share their requests the busiest.
     """
     running = waiting = kv = 0.0
     newest, adapters, slots = -1.0, "", 0
+    counted = dict[tuple[str, frozenset[tuple[str, str]]], float]()
     for found in itertools.islice(_LINE.finditer(text), MAX_SAMPLES):
         sample = read_line(found.group())
-        if sample is None or (sample.name in _BY_PRIORITY and sample.labels.get("priority")):
+        if sample is None or (sample.name in _OF_SCHEDULERS and sample.labels.get("priority")):
             continue
         name, value = sample.name, _number(sample.value)
+        if name in _OF_SCHEDULERS:
+            key = name, frozenset(pair for pair in sample.labels.items() if pair[0] not in _COPIES)
+            before = counted.get(key, 0.0)
+            counted[key] = max(before, value)
+            value = counted[key] - before
         if name in _RUNNING:
             running += value
         elif name in _WAITING:

@@ -341,6 +341,15 @@ def test_a_sum_beside_its_parts_is_asked_for_alone():
     assert 'priority=""' in text
 
 
+@pytest.mark.parametrize(("name", "read"), [("waiting", "last_over_time"), ("preemptions", "increase")])
+def test_ranks_that_share_their_requests_are_asked_for_once(name, read):
+    measure = MeasureSpec(kind=MeasureKind.PRESET, name=name, window=timedelta(minutes=1))
+    wanted, pod = PROMETHEUS_OFFER.statistic(measure), ScrapeTarget(pod="p", ip="10.0.0.1", port=8000)
+    text = str(measure_queries(wanted, wanted.names, measure.window, where(pod)))
+
+    assert re.search(rf"sum.*max without \(tp_rank, pp_rank, moe_ep_rank\) \(\(?{read}\(sglang:", text)
+
+
 def test_names_beyond_those_of_promql_are_quoted():
     measure = MeasureSpec(kind=MeasureKind.COUNTER, name="my.metric", window=timedelta(minutes=2))
     wanted, pod = PROMETHEUS_OFFER.statistic(measure), ScrapeTarget(pod="p", ip="10.0.0.1", port=8000)

@@ -439,6 +439,21 @@ def test_a_backend_of_another_namespace_needs_a_grant_there(grant: str, hints: i
     ) is bool(hints)
 
 
+@pytest.mark.parametrize(
+    ("group", "kind", "needed"),
+    [
+        ("gateway.networking.k8s.io", "HTTPRoute", False),
+        ("delegation.kgateway.dev", "label", False),
+        ("example.com", "HTTPRoute", True),
+        ("gateway.networking.k8s.io", "Service", True),
+    ],
+)
+def test_a_route_that_kgateway_delegates_to_needs_no_grant(group: str, kind: str, *, needed: bool) -> None:
+    spec = FOREIGN.replace("inference.networking.k8s.io", group).replace("InferencePool", kind)
+
+    assert ("no ReferenceGrant in these files" in run(f"{SOUND}---\n{ROUTE}{spec}").output) is needed
+
+
 def test_a_template_with_nearly_the_name_is_proposed() -> None:
     template = {
         "apiVersion": "inferencerollouts.dev/v1alpha1",

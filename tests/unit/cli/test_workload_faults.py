@@ -379,11 +379,11 @@ GIVES = {"maxSurge": 1, "minStable": 1}
 
 
 def scaler(name: str, kind: str = "HorizontalPodAutoscaler") -> dict[str, Any]:
-    target = {"kind": "Deployment", "name": name} if kind == "HorizontalPodAutoscaler" else {"name": name}
+    target = {"name": name} if kind == "ScaledObject" else {"kind": "Deployment", "name": name}
     return {"kind": kind, "metadata": {"name": "auto"}, "spec": {"scaleTargetRef": target}}
 
 
-@pytest.mark.parametrize("kind", ["HorizontalPodAutoscaler", "ScaledObject"])
+@pytest.mark.parametrize("kind", ["HorizontalPodAutoscaler", "ScaledObject", "PodAutoscaler"])
 @pytest.mark.parametrize(
     ("capacity", "scaled", "told"),
     [

@@ -131,6 +131,15 @@ def test_priorities_of_sglang_are_counted_once() -> None:
     assert pod_counts(parse_exposition(page.encode(), ARRIVAL_NAMES)) == (7.0, 4.0, None)
 
 
+def test_ranks_of_sglang_that_share_their_requests_are_counted_once() -> None:
+    page = 'sglang:num_requests_total{model_name="m"} 7\n' + "".join(
+        f'sglang:num_running_reqs{{dp_rank="{rank // 2}",pp_rank="0",tp_rank="{rank}"}} {3 + rank // 2}\n'
+        for rank in range(4)
+    )
+
+    assert pod_counts(parse_exposition(page.encode(), ARRIVAL_NAMES)) == (7.0, 7.0, None)
+
+
 class Counter:
     """Readings of one pod of each arm."""
 

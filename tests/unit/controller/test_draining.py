@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
@@ -84,7 +85,14 @@ class Fleet:
         self.caches.workloads[WORKLOADS[self.kind]].apply({"metadata": meta, "spec": spec})
 
     def pod(
-        self, name: str, template: str = "abc", *, ready: bool = True, ip: str = "10.0.0.1", **meta: Any
+        self,
+        name: str,
+        template: str = "abc",
+        *,
+        ready: bool = True,
+        ip: str = "10.0.0.1",
+        seen: bool = True,
+        **meta: Any,
     ) -> None:
         owner = ("ReplicaSet", f"v1-{template}") if self.kind == "Deployment" else (self.kind, "v1")
         refs = [{"apiVersion": "apps/v1", "kind": owner[0], "name": owner[1], "uid": "o", "controller": True}]
@@ -102,7 +110,9 @@ class Fleet:
         self.api.create(kinds.POD, "default", body)
         status = {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": str(ready)}]}
         how = {"content_type": PatchKind.MERGE.value, "subresource": "status", "manager": "kubelet"}
-        self.caches.pods.apply(self.api.patch(kinds.POD, "default", name, {"status": status}, **how))
+        stored = self.api.patch(kinds.POD, "default", name, {"status": status}, **how)
+        if seen:
+            self.caches.pods.apply(stored)
 
     def rollout(self, to: int | None, replicas: int | None = None, name: str = "demo") -> ParsedRollout:
         """The Rollout as it is stored, with a drain to so many replicas."""
@@ -405,6 +415,25 @@ async def test_a_pod_that_is_gone_does_not_keep_the_others_from_their_marks(
 
     assert await fleet.carry_out(1) is Marking.LEFT
     assert set(fleet.annotations()) == {"v1-1"}
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_no_annotation_reaches_the_next_pod_of_a_name(*, ends: bool) -> None:
+    """Of a StatefulSet, or a LeaderWorkerSet, whose new pod the watch has not told of."""
+    fleet = Fleet(0, 0, 5, kind="StatefulSet")
+    if ends:
+        await fleet.carry_out(2)
+    fleet.api.delete(kinds.POD, "default", "v1-2", grace_period_seconds=0)
+    by_hand = {DRAINING_ANNOTATION: "by hand"}
+    fleet.pod("v1-2", seen=False, annotations=by_hand)
+
+    with capture_logs() as logs:
+        told = await (fleet.drains.release("default", "demo") if ends else fleet.carry_out(1))
+
+    assert told is Marking.LEFT
+    assert fleet.annotations() == {"v1-2": by_hand, **({} if ends else marked("v1-1", cost=None))}
+    assert {entry["log_level"] for entry in logs} <= {"info"}
+    assert not isinstance(fleet.view(1), NotControllable)
 
 
 def test_a_mark_of_a_rollout_that_is_gone_is_news() -> None:

@@ -257,6 +257,21 @@ async def test_a_pod_that_was_warmed_is_not_asked_again() -> None:
         assert await made.answered("v2-0") == 0
 
 
+async def test_the_next_pod_of_a_name_is_not_warm_by_what_the_last_one_answered() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.told)
+        old = made.caches.pods.get(ObjectKey("default", "v2-0"))
+        made.client.api.delete(kinds.POD, "default", "v2-0", grace_period_seconds=0)
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "v2-0", "labels": {"app": "v2"}}}
+        made.client.api.create(kinds.POD, "default", {**body, "spec": {"containers": []}})
+
+        assert made.caches.pods.get(ObjectKey("default", "v2-0")) == old  # the watch has not told of it yet
+        assert await made.carry_out() is Marking.LEFT
+        assert made.annotations("v2-0") == {}
+
+
 @pytest.mark.parametrize("gone", [False, True])
 async def test_no_mark_outlives_what_asks_for_it(gone: bool) -> None:
     async with place(spec_of(0, knobs=Knobs(errors=1.0))) as made:

@@ -26,7 +26,7 @@ from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import (
-    AUTOSCALER,
+    AUTOSCALERS,
     WORKLOAD_ANNOTATION,
     WORKLOADS,
     pod_labels,
@@ -234,7 +234,7 @@ def test_without_the_right_the_setting_is_named() -> None:
     cluster = Cluster("none")
     cluster.pool("v2")
 
-    assert AUTOSCALER not in cluster.caches.by_resource()
+    assert not cluster.caches.by_resource().keys() & set(AUTOSCALERS)
     assert "capacity.enabled" in cluster.problem()
 
 
@@ -254,16 +254,30 @@ def test_pods_are_counted_until_they_have_ended() -> None:
     assert (found.live, found.pods, found.pending, found.words) == (3, 3, 1, WORDS)
 
 
-@pytest.mark.parametrize(("name", "managed_by"), [("vllm", "HorizontalPodAutoscaler vllm"), ("other", "")])
-def test_an_autoscaler_of_it_is_named(name: str, managed_by: str) -> None:
+@pytest.mark.parametrize("autoscaler", AUTOSCALERS, ids=lambda one: one.kind)
+@pytest.mark.parametrize("name", ["vllm", "other"])
+def test_an_autoscaler_of_it_is_named(autoscaler: Resource, name: str) -> None:
     cluster = Cluster()
     cluster.pool("v2")
     cluster.workload("vllm")
-    cluster.put(AUTOSCALER, name, spec=autoscaler_object(name)["spec"])
+    cluster.put(autoscaler, name, spec=autoscaler_object(name)["spec"])
     found = cluster.view()
 
     assert found is not None
-    assert found.managed_by == managed_by
+    assert found.managed_by == (f"{autoscaler.kind} vllm" if name == "vllm" else "")
+
+
+def test_two_autoscalers_of_one_name_are_two() -> None:
+    """What AIBrix makes of its own has another name; that of one which somebody forgot may be the same."""
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm")
+    for autoscaler, target in zip(AUTOSCALERS, ("vllm", "other"), strict=True):
+        cluster.put(autoscaler, "auto", spec=autoscaler_object(target)["spec"])
+    found = cluster.view()
+
+    assert found is not None
+    assert found.managed_by == "HorizontalPodAutoscaler auto"
 
 
 def test_the_controller_that_owns_it_is_named() -> None:
@@ -544,9 +558,10 @@ def test_a_change_of_a_workload_or_its_autoscaler_is_news_to_the_rollout() -> No
     heard.clear()
     cluster.workload("vllm")
     assert set(heard) == {"demo"}
-    heard.clear()
-    cluster.put(AUTOSCALER, "vllm", spec=autoscaler_object("vllm")["spec"])
-    assert set(heard) == {"demo"}
+    for autoscaler in AUTOSCALERS:
+        heard.clear()
+        cluster.put(autoscaler, "vllm", spec=autoscaler_object("vllm")["spec"])
+        assert set(heard) == {"demo"}
 
 
 # --- groups ---

@@ -21,6 +21,7 @@ from rollouts.kube.errors import (
     KubeError,
     NamespaceTerminating,
     NotFound,
+    OtherObject,
     RefusedError,
     RetryableError,
     TooManyRequests,
@@ -46,6 +47,20 @@ def status(code: int, reason: str = "", message: str = "because", **details: Any
         pytest.param(422, status(422, "Invalid"), False, Invalid, id="an unguarded one is wrong"),
         pytest.param(
             422, status(422, "Invalid", name="x"), True, Invalid, id="a guarded patch to a broken object"
+        ),
+        pytest.param(
+            422,
+            status(422, "Invalid", name="x", causes=[{"field": "metadata.name"}, {"field": "metadata.uid"}]),
+            False,
+            OtherObject,
+            id="a patch for another UID",
+        ),
+        pytest.param(
+            422,
+            status(422, "Invalid", name="x", causes=[{"field": "metadata.name"}]),
+            False,
+            Invalid,
+            id="a patch to a broken object",
         ),
         pytest.param(400, status(400, "BadRequest"), True, Invalid, id="400"),
         pytest.param(413, b"too big", False, Invalid, id="413"),

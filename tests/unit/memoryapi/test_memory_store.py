@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.kube.client import PatchKind, Resource, WatchType
-from rollouts.kube.errors import Gone, Invalid, KindNotServed, NotFound
+from rollouts.kube.errors import Gone, Invalid, KindNotServed, NotFound, OtherObject
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.memoryapi.history import Change
 from rollouts.lab.memoryapi.store import MemoryApi
@@ -50,6 +50,19 @@ def test_what_comes_out_shares_nothing_with_what_is_stored() -> None:
     api.list_page(MAPS, "default").items[0]["data"]["a"] = "and again"
 
     assert api.get(MAPS, "default", "c")["data"] == {"a": "1"}
+
+
+def test_a_patch_for_another_uid_changes_nothing() -> None:
+    api = MemoryApi()
+    made = api.create(MAPS, "default", config_map(a="1"))
+    body = {"metadata": {"uid": "another"}, "data": {"a": "2"}}
+
+    with pytest.raises(
+        OtherObject, match=r'^ConfigMap "c" is invalid: metadata.uid: .*: field is immutable$'
+    ):
+        api.patch(MAPS, "default", "c", body, content_type=PatchKind.MERGE.value)
+
+    assert api.get(MAPS, "default", "c") == made
 
 
 def test_two_servers_given_the_same_writes_are_the_same() -> None:

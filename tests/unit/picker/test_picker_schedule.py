@@ -172,6 +172,18 @@ sglang:num_queue_reqs{priority="",tp_rank="0"} 2.0
 sglang:num_queue_reqs{priority="0",tp_rank="0"} 2.0
 """
 
+SGLANG_RANKS = "".join(
+    f'sglang:{name}{{dp_rank="{rank // 2}",moe_ep_rank="{rank}",pp_rank="{stage}",tp_rank="{rank}"}} {count}\n'
+    for name, counts in (
+        ("num_running_reqs", (6, 2)),
+        ("num_queue_reqs", (1, 0)),
+        ("token_usage", (0.4, 0.2)),
+    )
+    for rank in range(4)
+    for stage in range(2)
+    for count in counts[rank // 2 : rank // 2 + 1]
+)
+
 
 @pytest.mark.parametrize(
     ("sentence", "text", "want"),
@@ -191,6 +203,11 @@ sglang:num_queue_reqs{priority="0",tp_rank="0"} 2.0
             "SGLang with a series per priority beside their sum",
             SGLANG_PRIORITIES,
             Load(running=14, waiting=2),
+        ),
+        (
+            "SGLang with ranks that share their requests, and data parallel ones that do not",
+            SGLANG_RANKS,
+            Load(running=8, waiting=1, kv_usage=0.4),
         ),
         ("nothing", "", Load()),
         ("garbage", "vllm:num_requests_running NaN\nvllm:kv_cache_usage_perc -1\n<html>", Load()),
