@@ -286,6 +286,9 @@ class Reason(StrEnum):
         "Let it name this one again, or delete the other.")
     TRAFFIC_REFUSED = ("TrafficRefused", "The API server refuses the write of the traffic object; it is tried again.",
         "Read its words; a policy or webhook may freeze the object.")
+    STATUS_REFUSED = ("StatusRefused",
+        "The API server does not store the Rollout's status: only a return of traffic to stable does not wait.",
+        "Read its words; a policy or webhook may cover rollouts/status, or RBAC lack it.")
     TRAFFIC_NOT_RESTORED = ("TrafficNotRestored", "The Rollout was deleted and its canary keeps traffic.",
         "Set the weights by hand.")
     FOREIGN_WRITE = ("ForeignWrite", "Somebody else wrote our weights.",

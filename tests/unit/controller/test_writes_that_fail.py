@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -106,6 +107,10 @@ def told(simulation: Simulation, what: Reason) -> list[str]:
     return [event["message"] for event in events if event.get("reason") == what]
 
 
+def told_at(simulation: Simulation, what: Reason) -> list[float]:
+    return [one.seconds for one in simulation.history.of(kinds.EVENT) if one.after.get("reason") == what]
+
+
 def back_at(simulation: Simulation) -> float | None:
     """When the canary lost its weight."""
     carried = False
@@ -157,6 +162,82 @@ def test_no_weight_rises_without_the_finalizer_and_the_status_says_why(error: Ku
     assert DENIED in done.status["message"]
     assert done.history.ours(kinds.HTTP_ROUTE) == []
     assert bugs(done) == []
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_finalizer_that_nothing_needs_and_that_stays_is_told_and_keeps_nothing(
+    error: KubeError | float,
+) -> None:
+    """An alert says of a refusal that an abort may wait, which none does for this."""
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        later = sim.clock.monotonic() > 12 and resource == kinds.ROLLOUT
+        return error if later and not sub else None
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    goal = lambda sim: sim.clock.monotonic() > 200 and healthy_on(CANARY)(sim)  # noqa: E731
+    done = play(scenario(WAITING, goal, move), answers)
+    shown = [(record.after.get("status") or {}).get("reason") for record in done.history.of(kinds.ROLLOUT)]
+    words = str(error) if isinstance(error, KubeError) else f"no answer within {error:g} s"
+    messages, at = told(done, Reason.TRAFFIC_REFUSED), told_at(done, Reason.TRAFFIC_REFUSED)
+
+    assert "finalizer" in messages[0]
+    assert words in messages[0]
+    assert at[0] < 60
+    assert all(later - earlier >= 300 for earlier, later in pairwise(at))
+    assert since(done, Reason.PROMOTED) < 60
+    assert Reason.TRAFFIC_REFUSED not in shown
+    assert bugs(done) == []
+
+
+@pytest.mark.parametrize("silence", SILENCES, ids=str)
+def test_no_weight_rises_while_the_finalizer_has_no_answer_and_the_status_says_why(
+    silence: KubeError | float,
+) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        return silence if resource == kinds.ROLLOUT and not sub and sim.clock.monotonic() < 90 else None
+
+    done = play(scenario(WAITING, at_step(1)), answers)
+    (message,) = told(done, Reason.TRAFFIC_REFUSED)
+
+    assert since(done, Reason.TRAFFIC_REFUSED) < 30
+    assert "finalizer" in message
+    assert done.history.ours(kinds.HTTP_ROUTE)[0].seconds >= 90
+    assert bugs(done) == []
+
+
+# --- the status ---
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_status_that_is_not_stored_is_told_and_an_abort_waits_for_none(error: KubeError | float) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        refuses = resource == kinds.ROLLOUT and sub == "status" and 6 < sim.clock.monotonic() < 200
+        return error if refuses else None
+
+    move = Move(when=at_step(1), act=command("abort"), after=5)
+    done = play(scenario(WAITING, phase("Aborted"), move), answers)
+    words = str(error) if isinstance(error, KubeError) else f"no answer within {error:g} s"
+    (message,), (when,) = told(done, Reason.STATUS_REFUSED), told_at(done, Reason.STATUS_REFUSED)
+
+    assert words in message
+    assert 10 <= when < 35
+    assert back_at(done) == 10.0
+    assert since(done, "Aborted") >= 200
+
+
+def test_a_status_that_is_never_stored_is_told_again_after_minutes() -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        refuses = resource == kinds.ROLLOUT and sub == "status" and 6 < sim.clock.monotonic() < 1000
+        return Forbidden(DENIED, status=403) if refuses else None
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    done = play(scenario(WAITING, healthy_on(CANARY), move), answers)
+
+    first, *later = told_at(done, Reason.STATUS_REFUSED)
+    assert (first, len(later)) == (10, 3)
+    assert all(after - before >= 300 for before, after in pairwise((first, *later)))
+    assert [one.seconds for one in done.history.ours(kinds.HTTP_ROUTE)][1] >= 1000
 
 
 # --- runs and Jobs ---
