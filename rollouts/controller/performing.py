@@ -14,6 +14,7 @@ from rollouts.api.parsing import FINALIZER
 from rollouts.api.status import write_status
 from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.contention import Contention
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
@@ -128,6 +129,7 @@ class Performer:
         self._caches = caches
         self._events = events
         self._unanswered = Unanswered()
+        self.contention = Contention(client, caches, events)
         self._loader = loader
         self._drains = drains
         self._warm_ups = warm_ups
@@ -237,7 +239,9 @@ class Performer:
             raise TrafficRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
         if error is not None:
             # Nothing needs it any more, and nothing waits for this.
-            message = f"the API server does not let the Rollout's finalizer {FINALIZER} go, which nothing needs now: {error}"
+            message = (
+                f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
+            )
             await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
 
     async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:

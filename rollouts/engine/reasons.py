@@ -326,6 +326,9 @@ class Reason(StrEnum):
         "Correct the annotation; the message lists what there is.")
     RUN_REFUSED = ("RunRefused", "The API server refuses a change of an AnalysisRun, so that its gate may wait.",
         "Delete the run if somebody edited it.")
+    WRITES_CONTENDED = ("WritesContended",
+        "Something changes again and again under what the controller is about to write, so that it writes nothing.",
+        "Find the writer, as the message names it, and let it write only what differs.")
     # Conditions that are as they should be
     READY = "Ready", "The target can serve."
     APPLIED = "Applied", "The traffic object says what the status asks for."

@@ -17,7 +17,15 @@ import pytest
 from rollouts.controller.traffic_writing import Unanswered
 from rollouts.engine.reasons import Reason
 from rollouts.kube.client import Resource
-from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Forbidden, Invalid, KubeError, TooManyRequests
+from rollouts.kube.errors import (
+    ApiTimeout,
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    TooManyRequests,
+)
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
@@ -511,6 +519,50 @@ def test_replicas_that_a_webhook_bounds_are_not_told_as_scaled() -> None:
     assert len(refused) == 1
     assert "0 replicas were stored in place of 1" in refused[0]
     assert done.history.ours(DEPLOYMENT)[0].seconds >= 30
+
+
+# --- conflicts ---
+
+
+@pytest.mark.parametrize("resource", [kinds.ROLLOUT, kinds.HTTP_ROUTE], ids=lambda one: one.kind)
+def test_who_writes_again_and_again_under_each_plan_is_named(resource: Resource) -> None:
+    """A policy engine that adds a stamp at each change, say."""
+    name, stamps = "mymodel" if resource == kinds.ROLLOUT else ROUTE, list[int]()
+
+    def answers(sim: Simulation, verb: str, what: Resource, sub: str) -> KubeError | None:
+        now = sim.clock.monotonic()
+        if verb != "patch" or what != resource or not 6 < now < 200:
+            return None
+        if int(now) not in stamps:
+            stamps.append(int(now))
+            stamp = {"metadata": {"annotations": {"stamp": str(now)}}}
+            sim.cluster.merge(resource, name, stamp, manager="kyverno")
+        return Conflict("the object has been modified", status=409)
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    done = play(scenario(WAITING, healthy_on(CANARY), move), answers)
+    (message,), (at,) = told(done, Reason.WRITES_CONTENDED), told_at(done, Reason.WRITES_CONTENDED)
+
+    assert f"kyverno wrote {resource.kind} {name}" in message
+    assert 35 <= at < 60
+    assert since(done, Reason.PROMOTED) >= 200
+    assert bugs(done) == []
+
+
+@pytest.mark.parametrize("times", [[(6, 39)], [(6, 20), (60, 75)]], ids=["10 in 28 s", "6 and 6"])
+def test_a_few_conflicts_are_not_told(times: list[tuple[float, float]]) -> None:
+    def answers(sim: Simulation, verb: str, what: Resource, sub: str) -> KubeError | None:
+        short = any(begin < sim.clock.monotonic() < end for begin, end in times)
+        conflicts = what == kinds.ROLLOUT and sub == "status" and short
+        return Conflict("the object has been modified", status=409) if conflicts else None
+
+    moves = (
+        Move(when=at_step(1), act=command("promote"), after=5),
+        Move(when=at_step(3), act=command("promote", tag="t2"), after=40),
+    )
+    done = play(scenario([*WAITING, {"pause": {}}], healthy_on(CANARY), *moves), answers)
+
+    assert told(done, Reason.WRITES_CONTENDED) == []
 
 
 # --- Events ---
