@@ -44,13 +44,20 @@ class EventRecorder:
         self._seldom: OrderedDict[tuple[str, str], Monotonic] = OrderedDict()
         """By UID and reason: when ``emit_seldom`` recorded one."""
         self._rests_until = Monotonic(0.0)
+        self._lost = 0
+        """Events since that answer did not come."""
         self.dropped = 0
 
     async def emit(self, about: dict[str, Any], event: EmitEvent) -> bool:
         """Record an Event on ``about``; failures are logged and forgotten. Whether it was recorded."""
         meta = about["metadata"]
         uid = uid_of(about)
-        if self._clock.monotonic() < self._rests_until or not self._admit(uid):
+        if self._clock.monotonic() < self._rests_until:
+            self._lost += 1
+            self.dropped += 1
+            return False
+        self._say_lost()
+        if not self._admit(uid):
             self.dropped += 1
             return False
         try:
@@ -76,6 +83,15 @@ class EventRecorder:
         """Whether ``emit_seldom`` would record one of the reason."""
         last = self._seldom.get((uid_of(about), reason))
         return last is None or self._clock.monotonic() - last >= _SELDOM
+
+    def _say_lost(self) -> None:
+        if self._lost:
+            _log.warning(
+                "events_dropped",
+                count=self._lost,
+                reason=f"the API server did not answer a write of an Event: none was tried for {_REST:g} s",
+            )
+            self._lost = 0
 
     def _admit(self, uid: str) -> bool:
         now = self._clock.monotonic()
