@@ -14,6 +14,7 @@ from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import ApiTimeout, KubeError
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.objects import uid_of
 
 __all__ = ["EventRecorder"]
 
@@ -27,6 +28,8 @@ _REST = 30.0
 """Seconds for an Event, and without any after one that had no answer. Clusters keep Events in an etcd of their own:
 where that hangs nothing but Events may be lost, and the Rollout whose turn it is may have to be aborted."""
 _BUCKETS = 10_000
+_SELDOM = 300.0
+"""Seconds between two Events of one reason about one object, of what is tried again and again."""
 _MESSAGE_LIMIT = 1024
 
 
@@ -38,14 +41,23 @@ class EventRecorder:
         self._clock = clock
         self._component = component
         self._buckets: OrderedDict[str, tuple[float, Monotonic]] = OrderedDict()
+        self._seldom: OrderedDict[tuple[str, str], Monotonic] = OrderedDict()
+        """By UID and reason: when ``emit_seldom`` recorded one."""
         self._rests_until = Monotonic(0.0)
+        self._lost = 0
+        """Events since that answer did not come."""
         self.dropped = 0
 
     async def emit(self, about: dict[str, Any], event: EmitEvent) -> bool:
         """Record an Event on ``about``; failures are logged and forgotten. Whether it was recorded."""
         meta = about["metadata"]
-        uid = str(meta.get("uid", ""))
-        if self._clock.monotonic() < self._rests_until or not self._admit(uid):
+        uid = uid_of(about)
+        if self._clock.monotonic() < self._rests_until:
+            self._lost += 1
+            self.dropped += 1
+            return False
+        self._say_lost()
+        if not self._admit(uid):
             self.dropped += 1
             return False
         try:
@@ -57,6 +69,29 @@ class EventRecorder:
             _log.info("event_not_recorded", reason=event.reason, error=type(error).__name__)
             return False
         return True
+
+    async def emit_seldom(self, about: dict[str, Any], event: EmitEvent) -> None:
+        """Record an Event of what is tried again and again, unless one of its reason was lately."""
+        if self.is_due(about, event.reason) and await self.emit(about, event):
+            mine = uid_of(about), event.reason
+            self._seldom[mine] = self._clock.monotonic()
+            self._seldom.move_to_end(mine)
+            if len(self._seldom) > _BUCKETS:
+                self._seldom.popitem(last=False)
+
+    def is_due(self, about: dict[str, Any], reason: str) -> bool:
+        """Whether ``emit_seldom`` would record one of the reason."""
+        last = self._seldom.get((uid_of(about), reason))
+        return last is None or self._clock.monotonic() - last >= _SELDOM
+
+    def _say_lost(self) -> None:
+        if self._lost:
+            _log.warning(
+                "events_dropped",
+                count=self._lost,
+                reason=f"the API server did not answer a write of an Event: none was tried for {_REST:g} s",
+            )
+            self._lost = 0
 
     def _admit(self, uid: str) -> bool:
         now = self._clock.monotonic()

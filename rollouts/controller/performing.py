@@ -14,13 +14,14 @@ from rollouts.api.parsing import FINALIZER
 from rollouts.api.status import write_status
 from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.contention import Contention
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.marking import PATIENCE, Marking
-from rollouts.controller.refusals import WriteRefused
+from rollouts.controller.refusals import UnansweredWrites, WriteRefused
 from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.controller.warming import WarmUps
@@ -29,6 +30,7 @@ from rollouts.engine.actions import (
     Action,
     DrainPods,
     EmitEvent,
+    EventType,
     LoadAdapter,
     Plan,
     ReleaseTraffic,
@@ -43,7 +45,7 @@ from rollouts.engine.actions import (
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import HoldReason
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import Conflict, Forbidden, Invalid
+from rollouts.kube.errors import Conflict, Forbidden, Invalid, KubeError, NotFound, UnansweredError
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 
@@ -118,6 +120,8 @@ class Performer:
         self._client = client
         self._caches = caches
         self._events = events
+        self._unanswered = UnansweredWrites()
+        self.contention = Contention(client, caches, events)
         self._loader = loader
         self._drains = drains
         self._warm_ups = warm_ups
@@ -221,12 +225,17 @@ class Performer:
         ):  # what is refused may be for ever
             raise Conflict("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
-        try:
-            await self._patch_rollout(gathered, body, "", tell=tell)
-        except (Forbidden, Invalid) as error:
+        error = await self._patch_rollout(gathered, body, "", tell=tell)
+        if error is not None and (present or gathered.parsed.deleting):
             # Nothing rises without it, and a person has to read why; what goes back to stable came before it.
             message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
-            raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False) from None
+            raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
+        if error is not None:
+            # Nothing needs it any more, and nothing waits for this.
+            message = (
+                f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
+            )
+            await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
 
     async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
         meta = gathered.rollout["metadata"]
@@ -234,14 +243,43 @@ class Performer:
         if not patch:
             return
         body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": patch}
-        await self._patch_rollout(gathered, body, "status", tell=tell)
-
-    async def _patch_rollout(self, gathered: Gathered, body: Object, subresource: str, *, tell: bool) -> None:
-        """Patch, and go on from what the server stored, in this plan and in the cache."""
-        key = ObjectKey(gathered.parsed.namespace, gathered.parsed.name)
-        with self._caches.rollouts.writing(key) as record:
-            stored = await self._client.patch(
-                kinds.ROLLOUT, *key, body, kind=PatchKind.MERGE, subresource=subresource
+        error = await self._patch_rollout(gathered, body, "status", tell=tell)
+        if error is not None:
+            message = (
+                f"the API server does not store the Rollout's status, which is as it was: {error}. It is tried again; "
+                "until then traffic goes back to stable where it has to, and all else waits"
             )
-            gathered.rollout["metadata"] = stored["metadata"]
-            record(stored, tell=tell)
+            await self._warn(gathered, Reason.STATUS_REFUSED, message)
+            raise error
+
+    async def _warn(self, gathered: Gathered, reason: Reason, message: str) -> None:
+        """Of what is tried again and again, and what the status cannot say."""
+        event = EmitEvent(type=EventType.WARNING, reason=reason, message=message)
+        await self._events.emit_seldom(gathered.rollout, event)
+
+    async def _patch_rollout(
+        self, gathered: Gathered, body: Object, subresource: str, *, tell: bool
+    ) -> KubeError | None:
+        """Patch, and go on from what the server stored, in this plan and in the cache.
+
+        An error that people are to read of is answered, any other raised.
+        """
+        key = ObjectKey(gathered.parsed.namespace, gathered.parsed.name)
+        row = (gathered.parsed.uid, subresource)
+        self._unanswered.begin(row)
+        try:
+            with self._caches.rollouts.writing(key) as record:
+                stored = await self._client.patch(
+                    kinds.ROLLOUT, *key, body, kind=PatchKind.MERGE, subresource=subresource
+                )
+                gathered.rollout["metadata"] = stored["metadata"]
+                record(stored, tell=tell)
+        except (Invalid, Forbidden, UnansweredError) as error:
+            if not self._unanswered.worth_saying(error, row):
+                raise
+            return error
+        except (Conflict, NotFound):
+            self._unanswered.forget(row)
+            raise
+        self._unanswered.forget(row)
+        return None

@@ -87,6 +87,17 @@ class RolloutReconciler:
 
         Raises KubeError for the worker to retry; anything else is a bug.
         """
+        contention = self._performer.contention
+        try:
+            wait = await self._forward(key)
+        except Conflict as error:
+            await contention.given_up(key, error, self._clock.now())
+            raise
+        contention.went_through(key)
+        return wait
+
+    async def _forward(self, key: ObjectKey) -> float | None:
+        """See ``reconcile``."""
         self._share_watch.forget(key)
         gathered = self._gatherer.gather(key)
         if gathered is None:

@@ -286,6 +286,9 @@ class Reason(StrEnum):
         "Let it name this one again, or delete the other.")
     TRAFFIC_REFUSED = ("TrafficRefused", "The API server refuses the write of the traffic object; it is tried again.",
         "Read its words; a policy or webhook may freeze the object.")
+    STATUS_REFUSED = ("StatusRefused",
+        "The API server does not store the Rollout's status: only a return of traffic to stable does not wait.",
+        "Read its words; a policy or webhook may cover rollouts/status, or RBAC lack it.")
     TRAFFIC_NOT_RESTORED = ("TrafficNotRestored", "The Rollout was deleted and its canary keeps traffic.",
         "Set the weights by hand.")
     FOREIGN_WRITE = ("ForeignWrite", "Somebody else wrote our weights.",
@@ -323,6 +326,9 @@ class Reason(StrEnum):
         "Correct the annotation; the message lists what there is.")
     RUN_REFUSED = ("RunRefused", "The API server refuses a change of an AnalysisRun, so that its gate may wait.",
         "Delete the run if somebody edited it.")
+    WRITES_CONTENDED = ("WritesContended",
+        "Something changes again and again under what the controller is about to write, so that it writes nothing.",
+        "Find the writer, as the message names it, and let it write only what differs.")
     # Conditions that are as they should be
     READY = "Ready", "The target can serve."
     APPLIED = "Applied", "The traffic object says what the status asks for."

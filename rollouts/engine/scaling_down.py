@@ -35,10 +35,26 @@ _RECHECK = timedelta(seconds=5)
 
 def scale_down(draft: Draft, policy: LoserPolicy, *, hurry: bool) -> None:
     """One look at each version that lost; ``hurry``: its pods are needed, or nobody will come back to them."""
+    _untangle(draft)
     for one in sorted(draft.status.scale_downs, key=lambda one: one.of is None):  # who is followed goes last
         looked = _look(draft, one, policy, hurry=hurry)
         left = (looked if other is one else other for other in draft.status.scale_downs)
         draft.set(scale_downs=tuple(other for other in left if other is not None))
+
+
+def _untangle(draft: Draft) -> None:
+    """Companions that are said to work for each other, as only somebody who edits the status can say, work for none:
+    each would wait for the other for good."""
+    works_for = {one.identity: one.of for one in draft.status.scale_downs}
+    looked = list[ScaleDown]()
+    for one in draft.status.scale_downs:
+        of = one.of
+        for _ in works_for:
+            if of is None or of == one.identity:
+                break
+            of = works_for.get(of)
+        looked.append(replace(one, of=one.identity) if of == one.identity else one)
+    draft.set(scale_downs=tuple(looked))
 
 
 def _look(draft: Draft, one: ScaleDown, policy: LoserPolicy, *, hurry: bool) -> ScaleDown | None:

@@ -10,6 +10,7 @@ import asyncio
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +18,15 @@ import pytest
 from rollouts.controller.refusals import UnansweredWrites
 from rollouts.engine.reasons import Reason
 from rollouts.kube.client import Resource
-from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Forbidden, Invalid, KubeError, TooManyRequests
+from rollouts.kube.errors import (
+    ApiTimeout,
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    TooManyRequests,
+)
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
@@ -108,6 +117,10 @@ def told(simulation: Simulation, what: Reason) -> list[str]:
     return [event["message"] for event in events if event.get("reason") == what]
 
 
+def told_at(simulation: Simulation, what: Reason) -> list[float]:
+    return [one.seconds for one in simulation.history.of(kinds.EVENT) if one.after.get("reason") == what]
+
+
 def back_at(simulation: Simulation) -> float | None:
     """When the canary lost its weight."""
     carried = False
@@ -159,6 +172,82 @@ def test_no_weight_rises_without_the_finalizer_and_the_status_says_why(error: Ku
     assert DENIED in done.status["message"]
     assert done.history.ours(kinds.HTTP_ROUTE) == []
     assert bugs(done) == []
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_finalizer_that_nothing_needs_and_that_stays_is_told_and_keeps_nothing(
+    error: KubeError | float,
+) -> None:
+    """An alert says of a refusal that an abort may wait, which none does for this."""
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        later = sim.clock.monotonic() > 12 and resource == kinds.ROLLOUT
+        return error if later and not sub else None
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    goal = lambda sim: sim.clock.monotonic() > 200 and healthy_on(CANARY)(sim)  # noqa: E731
+    done = play(scenario(WAITING, goal, move), answers)
+    shown = [(record.after.get("status") or {}).get("reason") for record in done.history.of(kinds.ROLLOUT)]
+    words = str(error) if isinstance(error, KubeError) else f"no answer within {error:g} s"
+    messages, at = told(done, Reason.TRAFFIC_REFUSED), told_at(done, Reason.TRAFFIC_REFUSED)
+
+    assert "finalizer" in messages[0]
+    assert words in messages[0]
+    assert at[0] < 60
+    assert all(later - earlier >= 300 for earlier, later in pairwise(at))
+    assert since(done, Reason.PROMOTED) < 60
+    assert Reason.TRAFFIC_REFUSED not in shown
+    assert bugs(done) == []
+
+
+@pytest.mark.parametrize("silence", SILENCES, ids=str)
+def test_no_weight_rises_while_the_finalizer_has_no_answer_and_the_status_says_why(
+    silence: KubeError | float,
+) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        return silence if resource == kinds.ROLLOUT and not sub and sim.clock.monotonic() < 90 else None
+
+    done = play(scenario(WAITING, at_step(1)), answers)
+    (message,) = told(done, Reason.TRAFFIC_REFUSED)
+
+    assert since(done, Reason.TRAFFIC_REFUSED) < 30
+    assert "finalizer" in message
+    assert done.history.ours(kinds.HTTP_ROUTE)[0].seconds >= 90
+    assert bugs(done) == []
+
+
+# --- the status ---
+
+
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_status_that_is_not_stored_is_told_and_an_abort_waits_for_none(error: KubeError | float) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
+        refuses = resource == kinds.ROLLOUT and sub == "status" and 6 < sim.clock.monotonic() < 200
+        return error if refuses else None
+
+    move = Move(when=at_step(1), act=command("abort"), after=5)
+    done = play(scenario(WAITING, phase("Aborted"), move), answers)
+    words = str(error) if isinstance(error, KubeError) else f"no answer within {error:g} s"
+    (message,), (when,) = told(done, Reason.STATUS_REFUSED), told_at(done, Reason.STATUS_REFUSED)
+
+    assert words in message
+    assert 10 <= when < 35
+    assert back_at(done) == 10.0
+    assert since(done, "Aborted") >= 200
+
+
+def test_a_status_that_is_never_stored_is_told_again_after_minutes() -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        refuses = resource == kinds.ROLLOUT and sub == "status" and 6 < sim.clock.monotonic() < 1000
+        return Forbidden(DENIED, status=403) if refuses else None
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    done = play(scenario(WAITING, healthy_on(CANARY), move), answers)
+
+    first, *later = told_at(done, Reason.STATUS_REFUSED)
+    assert (first, len(later)) == (10, 3)
+    assert all(after - before >= 300 for before, after in pairwise((first, *later)))
+    assert [one.seconds for one in done.history.ours(kinds.HTTP_ROUTE)][1] >= 1000
 
 
 # --- runs and Jobs ---
@@ -533,6 +622,50 @@ def test_replicas_that_a_webhook_bounds_are_not_told_as_scaled() -> None:
     assert len(refused) == 1
     assert "0 replicas were stored in place of 1" in refused[0]
     assert done.history.ours(DEPLOYMENT)[0].seconds >= 30
+
+
+# --- conflicts ---
+
+
+@pytest.mark.parametrize("resource", [kinds.ROLLOUT, kinds.HTTP_ROUTE], ids=lambda one: one.kind)
+def test_who_writes_again_and_again_under_each_plan_is_named(resource: Resource) -> None:
+    """A policy engine that adds a stamp at each change, say."""
+    name, stamps = "mymodel" if resource == kinds.ROLLOUT else ROUTE, list[int]()
+
+    def answers(sim: Simulation, verb: str, what: Resource, sub: str) -> KubeError | None:
+        now = sim.clock.monotonic()
+        if verb != "patch" or what != resource or not 6 < now < 200:
+            return None
+        if int(now) not in stamps:
+            stamps.append(int(now))
+            stamp = {"metadata": {"annotations": {"stamp": str(now)}}}
+            sim.cluster.merge(resource, name, stamp, manager="kyverno")
+        return Conflict("the object has been modified", status=409)
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    done = play(scenario(WAITING, healthy_on(CANARY), move), answers)
+    (message,), (at,) = told(done, Reason.WRITES_CONTENDED), told_at(done, Reason.WRITES_CONTENDED)
+
+    assert f"kyverno wrote {resource.kind} {name}" in message
+    assert 35 <= at < 60
+    assert since(done, Reason.PROMOTED) >= 200
+    assert bugs(done) == []
+
+
+@pytest.mark.parametrize("times", [[(6, 39)], [(6, 20), (60, 75)]], ids=["10 in 28 s", "6 and 6"])
+def test_a_few_conflicts_are_not_told(times: list[tuple[float, float]]) -> None:
+    def answers(sim: Simulation, verb: str, what: Resource, sub: str) -> KubeError | None:
+        short = any(begin < sim.clock.monotonic() < end for begin, end in times)
+        conflicts = what == kinds.ROLLOUT and sub == "status" and short
+        return Conflict("the object has been modified", status=409) if conflicts else None
+
+    moves = (
+        Move(when=at_step(1), act=command("promote"), after=5),
+        Move(when=at_step(3), act=command("promote", tag="t2"), after=40),
+    )
+    done = play(scenario([*WAITING, {"pause": {}}], healthy_on(CANARY), *moves), answers)
+
+    assert told(done, Reason.WRITES_CONTENDED) == []
 
 
 # --- Events ---

@@ -414,6 +414,31 @@ def test_what_a_status_calls_its_own_companion_is_not_waited_for(deleting: bool)
     assert not made.finalizer
 
 
+@pytest.mark.parametrize("deleting", [False, True])
+def test_companions_that_work_for_each_other_wait_for_nobody(deleting: bool) -> None:
+    """Only a status that somebody edited says so. Who works for one of them goes behind it, as ever."""
+    made = promoted()
+    made.fleets[P3].scale(4)
+    made.fleets[P3].settle()
+    made.status = replace(
+        made.status,
+        scale_downs=(
+            ScaleDown(identity=P1, of=P3, pods=4, of_pods=8),
+            ScaleDown(identity=V1, of=P1, pods=4, of_pods=8),
+            ScaleDown(identity=P3, of=P1, pods=4, of_pods=8),
+        ),
+    )
+    made.deleting = made.finalizer = deleting
+    for _ in range(10):
+        made.advance(70)
+        assert replicas(made, P1) == [0] or replicas(made, V1) == [8], "P1 goes first"
+        come(made)
+
+    assert made.status.scale_downs == ()
+    assert replicas(made, V1, P1, P3) == [0, 0, 0]
+    assert not made.finalizer
+
+
 def test_the_pool_of_stables_companion_may_be_gone_by_then() -> None:
     made = promoted(rollback_window=timedelta(hours=2))
     for _ in range(4):
