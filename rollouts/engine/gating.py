@@ -19,7 +19,7 @@ from rollouts.engine.rollout_status import HoldReason
 from rollouts.engine.watching import mirrored
 from rollouts.units import ZERO
 
-__all__ = ["accompany", "judge_gates", "lacks_watch", "show_refused", "step_gate", "unearned"]
+__all__ = ["accompany", "begins_watch", "judge_gates", "lacks_watch", "show_refused", "step_gate", "unearned"]
 
 
 def accompany(draft: Draft) -> None:
@@ -75,10 +75,14 @@ def show_refused(draft: Draft) -> None:
     draft.set(reason=str(refused.reason), message=message)
 
 
+def begins_watch(draft: Draft) -> bool:
+    """Whether the plan makes the background run: no weight rises before it is known to be there."""
+    return any(isinstance(action, CreateRun) and action.step is None for action in draft.actions)
+
+
 def lacks_watch(draft: Draft) -> bool:
     """Whether the API server has just refused to make the background run: no step ends without what watches it."""
-    background = (isinstance(action, CreateRun) and action.step is None for action in draft.actions)
-    return draft.obs.gate_refused is not None and any(background)
+    return draft.obs.gate_refused is not None and begins_watch(draft)
 
 
 def judge_gates(draft: Draft) -> None:

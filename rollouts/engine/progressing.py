@@ -13,7 +13,7 @@ from rollouts.engine.deadlines import standing
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.ending import promote
 from rollouts.engine.evidence import awaited_background
-from rollouts.engine.gating import accompany, judge_gates, lacks_watch, step_gate, unearned
+from rollouts.engine.gating import accompany, begins_watch, judge_gates, lacks_watch, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
@@ -67,7 +67,10 @@ def progress(draft: Draft) -> None:
     held = _held(draft)
     shut = outside(draft)
     looking = not held and (not shut or probe_open(draft.current)) and probe_path(draft)
-    settled = converge(draft, _write_reason(draft), may_raise=not held and not looking and not shut)
+    may_raise = not (
+        held or looking or shut or begins_watch(draft)
+    )  # a person may have ended a pause meanwhile
+    settled = converge(draft, _write_reason(draft), may_raise=may_raise)
     note_rise(draft)
     keep_counting(draft)
     held = _held(draft)  # converging may have found a manual override

@@ -34,7 +34,19 @@ from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import weights_of
 from tests.kit.faults.hostile import open_schema
-from tests.kit.faults.moves import answer, at_step, command, delete, gone, healthy_on, phase, reason, retarget
+from tests.kit.faults.moves import (
+    answer,
+    at_step,
+    begun,
+    command,
+    delete,
+    gone,
+    healthy_on,
+    overwrite_route,
+    phase,
+    reason,
+    retarget,
+)
 from tests.kit.faults.objects import (
     CANARY,
     GATE,
@@ -379,6 +391,22 @@ def test_no_weight_rises_while_the_run_that_watches_it_cannot_be_made(error: Kub
     assert bugs(done) == []
 
 
+def test_a_person_may_pass_a_pause_while_nothing_watches_but_no_weight_rises() -> None:
+    """Only ``promote --full`` goes on without gates."""
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        refuses = verb == "create" and resource == kinds.ANALYSIS_RUN and sim.clock.monotonic() < 120
+        return Forbidden(QUOTA, status=403) if refuses else None
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    done = play(scenario([*WAITING, {"pause": {}}], at_step(3), move, analysis=GUARD), answers)
+    (_, raised) = (one.seconds for one in done.history.ours(kinds.HTTP_ROUTE))
+
+    assert told_at(done, Reason.RESUMED) == [10.0]
+    assert raised >= 120
+    assert bugs(done) == []
+
+
 def test_a_run_that_is_refused_beside_the_route_hides_no_refusal() -> None:
     def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
         now = sim.clock.monotonic()
@@ -390,10 +418,11 @@ def test_a_run_that_is_refused_beside_the_route_hides_no_refusal() -> None:
     def disturb(simulation: Simulation) -> None:
         for run in list(simulation.cluster.all(kinds.ANALYSIS_RUN)):
             simulation.cluster.delete(kinds.ANALYSIS_RUN, run["metadata"]["name"])
-        command("promote")(simulation)
+        overwrite_route({STABLE: 60, CANARY: 40}, "argocd-controller")(simulation)
 
     move = Move(when=at_step(1), act=disturb, after=5)
-    done = play(scenario(WAITING, at_step(3), move, analysis=GUARD), answers)
+    go_on = Move(when=begun, act=command("promote", tag="t2"), after=150)
+    done = play(scenario(WAITING, at_step(3), move, go_on, analysis=GUARD), answers)
 
     assert since(done, Reason.TRAFFIC_REFUSED) < 30
     assert bugs(done) == []
