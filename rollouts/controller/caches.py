@@ -45,6 +45,7 @@ from rollouts.objects.pods import (
 )
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import (
+    AUTOSCALER,
     AUTOSCALERS,
     WORKLOAD_ANNOTATION,
     WORKLOADS,
@@ -63,6 +64,9 @@ __all__ = ["Caches"]
 
 
 _OF_FREEZES = (kinds.ROLLOUT_FREEZE, kinds.NAMESPACE)
+_NOT_AWAITED = (*_OF_FREEZES, *(one for one in AUTOSCALERS if one != AUTOSCALER))
+"""What is no reason to leave an abort undone: freezes hold up none, and a role of somebody's own may lack the right to
+list what another project brings."""
 _CLUSTER_SCOPED = (kinds.CLUSTER_ANALYSIS_TEMPLATE, kinds.CLUSTER_ROLLOUT_STRATEGY)
 
 
@@ -246,16 +250,16 @@ class Caches:
 
     @property
     def has_synced(self) -> bool:
-        """Whether every kind was listed once or is known not to be served."""
+        """Whether every kind that is waited for was listed once or is known not to be served."""
         return all(reflector.has_synced for reflector in self._needed())
 
     async def wait_for_sync(self) -> None:
-        """Wait for ``has_synced``. Freezes are not waited for: what they hold up is no abort (``knows_freezes``)."""
+        """Wait for ``has_synced``. Freezes (``knows_freezes``) and autoscalers of other projects are not waited for."""
         for reflector in self._needed():
             await reflector.wait_for_sync()
 
     def _needed(self) -> list[Reflector]:
-        return [reflector for reflector in self.reflectors if reflector.resource not in _OF_FREEZES]
+        return [reflector for reflector in self.reflectors if reflector.resource not in _NOT_AWAITED]
 
     def knows_freezes(self) -> bool:
         """Whether freezes and the labels of namespaces were listed; until then everything counts as frozen."""

@@ -15,6 +15,7 @@ from rollouts.api.scalars import parse_time
 from rollouts.carriers import kind_of
 from rollouts.controller.caches import Caches
 from rollouts.controller.events import EventRecorder
+from rollouts.controller.refusals import TryAgain
 from rollouts.engine.actions import EmitEvent, EventType
 from rollouts.engine.reasons import Reason
 from rollouts.kube.client import KubeClient
@@ -45,6 +46,8 @@ class Contention:
 
     async def given_up(self, key: ObjectKey, error: Conflict, now: datetime) -> None:
         """A plan met a conflict."""
+        if isinstance(error, TryAgain):
+            return
         since, before = self._rows.get(key, (now, 0))
         self._rows[key] = (since, before + 1)
         rollout = self._caches.rollouts.get(key)
@@ -54,22 +57,22 @@ class Contention:
             writers = await self._writers(key, rollout, since)
             message = (
                 f"{before + 1} plans in a row were given up within {(now - since).total_seconds():.0f} s, as something "
-                f"had changed under each: {error}{'; ' if writers else ''}{', '.join(writers)}"
+                f"had changed under each: {error}{'; meanwhile ' if writers else ''}{', '.join(writers)}"
             )
             event = EmitEvent(type=EventType.WARNING, reason=Reason.WRITES_CONTENDED, message=message)
             await self._events.emit_seldom(rollout, event)
 
     def went_through(self, key: ObjectKey) -> None:
-        """A plan met none, or the Rollout is gone."""
+        """A plan met none, or something else, or the Rollout is gone."""
         self._rows.pop(key, None)
 
     async def _writers(self, key: ObjectKey, rollout: Object, since: datetime) -> list[str]:
         """Who else wrote the Rollout, or its traffic objects, meanwhile. The cache has no managedFields of Rollouts."""
         with contextlib.suppress(KubeError):  # the traffic objects may say more
             rollout = await self._client.get(kinds.ROLLOUT, *key)
-        found = [_writer(kinds.ROLLOUT.kind, rollout, since)]
+        found = [_writers_of(kinds.ROLLOUT.kind, rollout, since)]
         for name, obj in self._traffic(key, rollout):
-            found.append(_writer(name, obj, since))
+            found.append(_writers_of(name, obj, since))
         return [one for one in dict.fromkeys(found) if one]
 
     def _traffic(self, key: ObjectKey, rollout: Object) -> Iterator[tuple[str, Object]]:
@@ -81,17 +84,18 @@ class Contention:
                     yield name, obj
 
 
-def _writer(kind: str, obj: Object, since: datetime) -> str:
-    """The last field manager but for ours that wrote the object since then; empty where there is none."""
-    meta, found = metadata_of(obj), list[tuple[datetime, str]]()
+def _writers_of(kind: str, obj: Object, since: datetime) -> str:
+    """The field managers but for ours that wrote the object since then; empty where there is none.
+
+    Who writes its status does so because of what others write, and counts where nobody else did.
+    """
+    meta, found = metadata_of(obj), dict[str, set[str]]()
     for entry in map(map_of, list_of(meta.get("managedFields"))):
         try:
             at = parse_time(entry.get("time"))
         except ValueError:
             continue
         if entry.get("manager") != APPLIED_BY and at >= since.replace(microsecond=0):
-            found.append((at, text_of(entry.get("manager"))))
-    if not found:
-        return ""
-    at, manager = max(found)
-    return f"{manager} wrote {kind} {text_of(meta.get('name'))} at {at:%H:%M:%SZ}"
+            found.setdefault(text_of(entry.get("subresource")), set()).add(text_of(entry.get("manager")))
+    who = found.get("") or {one for managers in found.values() for one in managers}
+    return f"{', '.join(sorted(who))} wrote {kind} {text_of(meta.get('name'))}" if who else ""

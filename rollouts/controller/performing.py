@@ -21,7 +21,7 @@ from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.marking import PATIENCE, Marking
-from rollouts.controller.refusals import UnansweredWrites, WriteRefused
+from rollouts.controller.refusals import TryAgain, UnansweredWrites, WriteRefused
 from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.controller.warming import WarmUps
@@ -223,7 +223,7 @@ class Performer:
         if not present and Marking.LEFT in await self._mark(
             gathered, plan
         ):  # what is refused may be for ever
-            raise Conflict("pods still have our mark: nobody would give them requests again")
+            raise TryAgain("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
         error = await self._patch_rollout(gathered, body, "", tell=tell)
         if error is not None and (present or gathered.parsed.deleting):

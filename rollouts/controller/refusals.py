@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Hashable
 
 from rollouts.engine.reasons import Reason
-from rollouts.kube.errors import KubeError, RetryableError
+from rollouts.kube.errors import Conflict, KubeError, RetryableError
 
-__all__ = ["UnansweredWrites", "WriteRefused", "by_policy", "is_refusal"]
+__all__ = ["TryAgain", "UnansweredWrites", "WriteRefused", "by_policy", "is_refusal"]
 
 _POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
 """What refuses a sound object for now, with whatever code: no fault of the spec."""
@@ -32,6 +32,10 @@ class WriteRefused(Exception):
         super().__init__(message)
         self.reason = reason
         self.by_spec = by_spec
+
+
+class TryAgain(Conflict):
+    """Nobody else wrote: what the plan needs is not there yet, and another one looks again."""
 
 
 class UnansweredWrites:

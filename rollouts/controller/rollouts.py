@@ -34,7 +34,7 @@ from rollouts.engine.actions import (
 from rollouts.engine.observation import Observation, Problem, Refused
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
-from rollouts.kube.errors import Conflict, NotFound
+from rollouts.kube.errors import Conflict, KubeError, NotFound
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 
@@ -93,6 +93,9 @@ class RolloutReconciler:
         except Conflict as error:
             await contention.given_up(key, error, self._clock.now())
             raise
+        except KubeError:
+            contention.went_through(key)
+            raise
         contention.went_through(key)
         return wait
 
@@ -135,7 +138,10 @@ class RolloutReconciler:
             # Deleted while it was being planned: look again, the caches will have heard of it by then.
             raise Conflict(f"planned on an object that is gone: {gone}") from None
         except WriteRefused as refusal:
-            self._metrics.refused.labels(key.namespace, key.name).set(1)
+            if refusal.reason is Reason.GATE_INVALID:  # a run or a Job, which comes after the traffic
+                self._metrics.accepted(key.namespace, key.name)
+            else:
+                self._metrics.refused.labels(key.namespace, key.name).set(1)
             shown = await self._show_refusal(gathered.observation.problems, key, refusal)
             waits = [plan.requeue_after for plan in (decided, shown) if plan is not None]
             recheck = REFUSED_RECHECK if refusal.by_spec else BLOCKED_RECHECK

@@ -18,7 +18,7 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import StoppedTargetKind, stopped_target
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
-from rollouts.controller.refusals import is_refusal
+from rollouts.controller.refusals import TryAgain, is_refusal
 from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, find_workload, former_pods
 from rollouts.engine.actions import EmitEvent, EventType, ScaleWorkload
 from rollouts.engine.reasons import Reason
@@ -212,7 +212,7 @@ class WorkloadScaler:
             live, _ = await self._pods(parsed, arm, arms)
             total += max(live, await self._replicas(parsed.namespace, arm))
         if total > at_most:
-            raise Conflict(f"{total} pods would be more than {at_most}: counted anew")
+            raise TryAgain(f"{total} pods would be more than {at_most}: counted anew")
 
     async def _pods(
         self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity]

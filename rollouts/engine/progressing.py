@@ -67,9 +67,8 @@ def progress(draft: Draft) -> None:
     held = _held(draft)
     shut = outside(draft)
     looking = not held and (not shut or probe_open(draft.current)) and probe_path(draft)
-    may_raise = not (
-        held or looking or shut or begins_watch(draft)
-    )  # a person may have ended a pause meanwhile
+    # A person may have ended a pause, or the step is the first that is watched.
+    may_raise = not (held or looking or shut or begins_watch(draft))
     settled = converge(draft, _write_reason(draft), may_raise=may_raise)
     note_rise(draft)
     keep_counting(draft)
@@ -209,7 +208,12 @@ def _waiting_for_traffic(draft: Draft) -> None:
         problem = pulled_because(draft)
     if problem is not None:
         _go_on(draft, problem[0], f"{draft.where()}: {problem[1]}")
+    elif lacks_watch(draft):
+        message = f"{draft.where()}: waiting for the background analysis"
+        _go_on(draft, _AWAITING, message, WaitingFor.ANALYSIS)
     else:
+        if begins_watch(draft):
+            draft.set_current(step_started_at=draft.now)  # from here on nothing but the write is waited for
         _putting_in_force(draft)
 
 

@@ -68,6 +68,7 @@ place of storing it."""
 
 HANGS = 10.0
 WAITING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
+GATELESS: list[Object] = [{"setWeight": 10}, {"setWeight": 50}]
 GATED: list[Object] = [{"setWeight": 10}, {"analysis": GATE}, {"setWeight": 50}]
 JOB: Object = {"job": {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": []}}}}}
 DENIED = "denied by ValidatingAdmissionPolicy 'git-only'"
@@ -391,6 +392,25 @@ def test_no_weight_rises_while_the_run_that_watches_it_cannot_be_made(error: Kub
     assert bugs(done) == []
 
 
+@pytest.mark.parametrize("by", ["promote", "startingStep"])
+def test_a_weight_that_waits_for_what_watches_it_has_no_deadline(by: str) -> None:
+    """As where that is refused in a step whose weight is in force."""
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        refuses = verb == "create" and resource == kinds.ANALYSIS_RUN and sim.clock.monotonic() < 400
+        return Forbidden(QUOTA, status=403) if refuses else None
+
+    moves = [Move(when=at_step(1), act=command("promote"), after=5)] if by == "promote" else []
+    steps = [*WAITING, {"pause": {}}] if by == "promote" else [*GATELESS, {"pause": {}}]
+    guard = GUARD if by == "promote" else {**GUARD, "startingStep": 1}
+    end = at_step(len(steps) - 1)
+    done = play(scenario(steps, end, *moves, analysis=guard, progressDeadline="60s"), answers)
+    (_, raised) = (one.seconds for one in done.history.ours(kinds.HTTP_ROUTE))
+
+    assert raised >= 400
+    assert bugs(done) == []
+
+
 def test_a_person_may_pass_a_pause_while_nothing_watches_but_no_weight_rises() -> None:
     """Only ``promote --full`` goes on without gates."""
 
@@ -405,6 +425,30 @@ def test_a_person_may_pass_a_pause_while_nothing_watches_but_no_weight_rises() -
     assert told_at(done, Reason.RESUMED) == [10.0]
     assert raised >= 120
     assert bugs(done) == []
+
+
+@pytest.mark.parametrize(("refused", "shown"), [(kinds.ANALYSIS_RUN, None), (kinds.HTTP_ROUTE, 1.0)], ids=str)
+def test_only_refused_traffic_raises_the_alert_about_traffic(refused: Resource, shown: float | None) -> None:
+    series = {"namespace": "default", "rollout": "mymodel"}
+    seen = list[float | None]()
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        if resource != refused or verb not in ("create", "patch") or not 6 < sim.clock.monotonic() < 120:
+            return None
+        registry = sim.process.parts.metrics.registry
+        seen.append(registry.get_sample_value("rollouts_traffic_refused", series))
+        return Forbidden(DENIED, status=403)
+
+    def disturb(simulation: Simulation) -> None:
+        for run in list(simulation.cluster.all(kinds.ANALYSIS_RUN)):
+            simulation.cluster.delete(kinds.ANALYSIS_RUN, run["metadata"]["name"])
+        command("promote")(simulation)
+
+    move = Move(when=at_step(1), act=disturb, after=5)
+    play(scenario(WAITING, at_step(3), move, analysis=GUARD), answers)
+
+    assert len(seen) > 2
+    assert set(seen[1:]) == {shown}
 
 
 def test_a_run_that_is_refused_beside_the_route_hides_no_refusal() -> None:
@@ -656,8 +700,12 @@ def test_replicas_that_a_webhook_bounds_are_not_told_as_scaled() -> None:
 # --- conflicts ---
 
 
-@pytest.mark.parametrize("resource", [kinds.ROLLOUT, kinds.HTTP_ROUTE], ids=lambda one: one.kind)
-def test_who_writes_again_and_again_under_each_plan_is_named(resource: Resource) -> None:
+@pytest.mark.parametrize(
+    ("resource", "in_spec"),
+    [(kinds.ROLLOUT, False), (kinds.HTTP_ROUTE, False), (kinds.HTTP_ROUTE, True)],
+    ids=["Rollout", "HTTPRoute", "spec of the HTTPRoute"],
+)
+def test_who_writes_again_and_again_under_each_plan_is_named(resource: Resource, *, in_spec: bool) -> None:
     """A policy engine that adds a stamp at each change, say."""
     name, stamps = "mymodel" if resource == kinds.ROLLOUT else ROUTE, list[int]()
 
@@ -667,7 +715,11 @@ def test_who_writes_again_and_again_under_each_plan_is_named(resource: Resource)
             return None
         if int(now) not in stamps:
             stamps.append(int(now))
-            stamp = {"metadata": {"annotations": {"stamp": str(now)}}}
+            stamp: Object = {"metadata": {"annotations": {"stamp": str(now)}}}
+            if (
+                in_spec and resource == kinds.HTTP_ROUTE
+            ):  # the gateway then writes its status, later than that
+                stamp = {"spec": {"hostnames": [f"h{int(now)}.example.com"]}}
             sim.cluster.merge(resource, name, stamp, manager="kyverno")
         return Conflict("the object has been modified", status=409)
 
@@ -676,6 +728,7 @@ def test_who_writes_again_and_again_under_each_plan_is_named(resource: Resource)
     (message,), (at,) = told(done, Reason.WRITES_CONTENDED), told_at(done, Reason.WRITES_CONTENDED)
 
     assert f"kyverno wrote {resource.kind} {name}" in message
+    assert "envoy-gateway wrote" not in message
     assert 35 <= at < 60
     assert since(done, Reason.PROMOTED) >= 200
     assert bugs(done) == []

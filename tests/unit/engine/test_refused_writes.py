@@ -19,6 +19,7 @@ from rollouts.engine.observation import Claim, Problem, Refused
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
+from rollouts.engine.rollout_status import WaitingFor
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -78,6 +79,27 @@ def test_no_step_ends_without_the_background_run_that_is_not_made() -> None:
 
     assert world.share_of(V2) * 100 == 10
     assert world.status.reason == Reason.GATE_INVALID
+
+
+def test_a_weight_waits_for_the_background_run_that_is_not_made_and_has_no_deadline() -> None:
+    """A person ended the pause, after somebody had deleted the run."""
+    world = World(spec=spec(weight(10), pause(), weight(50), pause(), target="v1", analysis=background()))
+    world.settle()
+    assert world.spec is not None
+    world.edit(replace(world.spec, target=replace(world.spec.target, name="v2")))
+    world.settle()
+    world.gates.clear()
+    world.tell("promote")
+    for _ in range(20):
+        for action in again(world, gate_refused=GATE).actions:
+            world.perform(action)
+        world.now += timedelta(minutes=10)
+
+    assert world.share_of(V2) * 100 == 10
+    assert (world.status.waiting_for, world.status.reason) == (WaitingFor.ANALYSIS, Reason.GATE_INVALID)
+
+    world.settle()
+    assert world.share_of(V2) * 100 == 50
 
 
 def test_a_refused_gate_changes_no_plan_that_makes_none() -> None:
