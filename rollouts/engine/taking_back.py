@@ -74,7 +74,7 @@ def _take_back_part(draft: Draft, part: Lent, *, free: bool) -> tuple[Lent, bool
         return part, True
     if not view.what:
         return part, False
-    runs = draft.status.running is not None
+    runs = draft.status.running is not None and not draft.obs.deleting
     if view.replicas >= part.full:
         waits = any(live_shares(draft, None)) or (free and _takes_room(draft, part))
         back = part.ready >= whole(part) or not waits

@@ -165,7 +165,7 @@ class _World:
 
     def taken(self, release: str) -> int:
         """GPUs that all versions take, or are about to, with pods of this kind, prefill or decode; not those that were
-        left to an autoscaler with their pods."""
+        left to an autoscaler with their pods, nor those that one has while the Rollout is deleted: stable gets N."""
         kind = RELEASES if _POOL_OF[release] in RELEASES else PREFILL_RELEASES
         arms = [
             self.status.get("stable"),
@@ -178,6 +178,10 @@ class _World:
         }
         # What somebody scaled up, or was left with its pods, counts while it is a version of the Rollout.
         counted = versions if self.left else set(self.replicas) - (self.theirs - versions)
+        if self.rollout.get("metadata", {}).get("deletionTimestamp"):
+            counted -= self.autoscaled.keys() - {
+                release
+            }  # nobody may take them, and nobody comes back for stable's
         return sum(
             max(number, sum(one == release for one in self.pods.values()))
             for release, number in self.replicas.items()

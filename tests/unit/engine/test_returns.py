@@ -439,6 +439,20 @@ def test_capacity_taken_out_before_an_abort_changes_nothing_about_its_pods() -> 
     assert made.status.stable_scale is None
 
 
+def test_capacity_taken_out_before_a_deletion_holds_it_up_for_no_gpu() -> None:
+    made = at_half()
+    policy(made, None)
+    on_nine_gpus(made)
+    assert made.fleets[V1].ready == 5
+    made.deleting = True
+    for _ in range(20):
+        on_nine_gpus(made)
+
+    assert made.share_of(V2) == 0
+    assert made.fleets[V1].ready == N
+    assert not made.finalizer
+
+
 def test_what_lost_and_has_no_pods_left_is_not_spoken_of() -> None:
     made = at_half()
     assert made.spec is not None
