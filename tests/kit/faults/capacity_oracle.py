@@ -179,9 +179,8 @@ class _World:
         # What somebody scaled up, or was left with its pods, counts while it is a version of the Rollout.
         counted = versions if self.left else set(self.replicas) - (self.theirs - versions)
         if self.rollout.get("metadata", {}).get("deletionTimestamp"):
-            counted -= self.autoscaled.keys() - {
-                release
-            }  # nobody may take them, and nobody comes back for stable's
+            # Nobody may take these, and nobody comes back for stable's.
+            counted -= self.autoscaled.keys() - {release}
         return sum(
             max(number, sum(one == release for one in self.pods.values()))
             for release, number in self.replicas.items()
