@@ -141,8 +141,11 @@ class Performer:
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
         events = [action for action in plan.actions if isinstance(action, EmitEvent)]
+        kept: UnansweredError | None = None
         for action in plan.actions:
-            if not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
+            if isinstance(action, SetFinalizer):
+                kept = await self._set_finalizer(gathered, plan, present=action.present, tell=tell)
+            elif not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
                 events += await self._act(gathered, plan, action, tell=tell)
         parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
@@ -152,6 +155,8 @@ class Performer:
             await self._store_status(gathered, write_status(plan.status), tell=tell)
         for event in events:
             await self._events.emit(gathered.rollout, event)
+        if kept is not None:
+            raise kept  # nothing waits for it, and it is not left until the next look, when all is at rest
 
     async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
         """The scales and drains of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
@@ -202,8 +207,6 @@ class Performer:
                 return await self._traffic.write(gathered, action, tell=tell)
             case ReturnTraffic():
                 return await self._traffic.give_back(gathered, action, tell=tell)
-            case SetFinalizer():
-                await self._set_finalizer(gathered, plan, present=action.present, tell=tell)
             case ReleaseTraffic():
                 await self._traffic.release(gathered, action)
             case LoadAdapter(identity=identity):
@@ -214,12 +217,15 @@ class Performer:
 
     # --- the Rollout itself ---
 
-    async def _set_finalizer(self, gathered: Gathered, plan: Plan, *, present: bool, tell: bool) -> None:
+    async def _set_finalizer(
+        self, gathered: Gathered, plan: Plan, *, present: bool, tell: bool
+    ) -> UnansweredError | None:
+        """Add it, or take it off; why one stays that nothing needs, where another try may be all that it takes."""
         meta = gathered.rollout["metadata"]
         others = [item for item in meta.get("finalizers") or [] if item != FINALIZER]
         wanted = [*others, FINALIZER] if present else others
         if wanted == (meta.get("finalizers") or []):
-            return
+            return None
         if not present and Marking.LEFT in await self._mark(
             gathered, plan
         ):  # what is refused may be for ever
@@ -236,6 +242,7 @@ class Performer:
                 f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
             )
             await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
+        return error if isinstance(error, UnansweredError) else None
 
     async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
         meta = gathered.rollout["metadata"]
