@@ -235,6 +235,9 @@ class Performer:
         if error is not None and (present or gathered.parsed.deleting):
             # Nothing rises without it, and a person has to read why; what goes back to stable came before it.
             message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
+            if gathered.parsed.deleting and isinstance(error, UnansweredError):
+                await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
+                raise error
             raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
         if error is not None:
             # Nothing needs it any more, and nothing waits for this.
