@@ -199,8 +199,10 @@ class Draft:
             self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)
 
     def event(self, kind: EventType, reason: Reason | Printed, message: str) -> None:
-        """Record a Kubernetes Event."""
-        self.actions.append(EmitEvent(type=kind, reason=reason, message=message))
+        """Record a Kubernetes Event, once for all stages that say the same."""
+        event = EmitEvent(type=kind, reason=reason, message=message)
+        if event not in self.actions:
+            self.actions.append(event)
 
     def wake(self, after: timedelta) -> None:
         """Look again after ``after``, at the latest; the earliest wins."""

@@ -74,11 +74,11 @@ def _restore(draft: Draft) -> bool:
     """RestoreStable: 100 % stable, unless stable has no endpoint that could take it. True: not done yet."""
     if draft.obs.on_delete is not OnDelete.RESTORE_STABLE or draft.status.stable is None:
         return False
-    records = draft.status.way_back
-    if give_back(draft, records, WriteReason.ABORT):
-        return False
+    is_back = give_back(draft, draft.status.way_back, WriteReason.ABORT)
     if not draft.writes_traffic:
-        show_live(draft)  # a crash may have come between the last write and its status
+        _show_stored(draft)
+    if is_back:
+        return False
     if draft.traffic_problem is None:
         return True
     reason, problem = draft.traffic_problem
@@ -88,6 +88,14 @@ def _restore(draft: Draft) -> bool:
         return True
     _say_waits(draft, reason, problem)
     return True
+
+
+def _show_stored(draft: Draft) -> None:
+    """What is stored is said: a crash, or the deletion itself, may have come between a write and its status."""
+    if draft.obs.status.way_back and not draft.status.way_back and draft.status.current is None:
+        draft.show_applied(FULL)  # the last canary of the past has nothing any more
+    else:
+        show_live(draft)
 
 
 def _say_waits(draft: Draft, reason: Reason, problem: str) -> None:

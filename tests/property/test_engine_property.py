@@ -278,7 +278,8 @@ def judge(world: World, decided: Plan) -> None:
         assert after.observed_generation == world.generation
     assert len(after.history) >= min(len(before.history), 9)  # re-promoting a version moves its entry
     assert read_status(write_status(after)) == (after, ())
-    for action in decided.actions:
+    for number, action in enumerate(decided.actions):
+        assert action not in decided.actions[:number], "a request to the API server for nothing"
         if isinstance(action, WriteTraffic):
             judge_write(world, action, after)
         if isinstance(action, ReturnTraffic):

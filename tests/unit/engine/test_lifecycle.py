@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from rollouts.engine.actions import TerminateRun
 from rollouts.engine.observation import Blocker, Claim, GateOutcome, JobOutcome, Problem, ShareView
 from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, OnDeadline, OnDelete, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase
@@ -618,6 +619,17 @@ def test_git_revert_is_healthy_at_once_without_analysis():
     assert set(world.gates) == gates
     assert all(gate.outcome is not GateOutcome.RUNNING for gate in world.gates.values())
     assert world.status.history[-1].outcome is Outcome.WITHDRAWN
+
+
+def test_a_revert_asks_once_for_the_end_of_a_run():
+    world = running(weight(10), analysis(), weight(50), analysis=background())
+    measuring = sorted(name for name, gate in world.gates.items() if gate.outcome is GateOutcome.RUNNING)
+    world.spec = spec(weight(10), analysis(), weight(50), analysis=background(), target="v1")
+    world.generation += 1
+
+    decided = world.step()
+
+    assert [action.name for action in decided.actions if isinstance(action, TerminateRun)] == measuring
 
 
 def test_a_third_target_starts_over_against_the_old_stable():

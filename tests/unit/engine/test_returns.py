@@ -15,7 +15,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import PATIENCE, STARTING
 from rollouts.engine.rollout_status import Phase
 from rollouts.engine.versions import Identity
-from rollouts.units import Weight
+from rollouts.units import FULL, Weight
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.world import World, pause, spec, weight
 from tests.unit.engine.test_making_room import (
@@ -349,6 +349,20 @@ def test_what_the_canary_keeps_in_a_deletion_is_said_as_it_is_stored_after_a_cra
 
     assert made.share_of(V2) * 8 == 3
     assert made.status.weight.applied == 3_750
+
+
+def test_a_deletion_just_behind_the_write_that_ends_a_revert_says_what_is_stored() -> None:
+    made = at_half()
+    to(made, "v1")
+    before = made.status
+    made.rules[0] = {V1: 8, V2: 0}  # as written by the plan whose status the deletion has made a conflict of
+    made.deleting = True
+
+    made.step()
+
+    assert made.finalizer
+    assert before.weight.applied != FULL
+    assert made.status.weight.applied == FULL
 
 
 @pytest.mark.parametrize("gone", ["workload", "pool"])
