@@ -19,8 +19,9 @@ from rollouts.objects.companions import (
     roles_hint,
     within,
 )
-from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
+from rollouts.objects.fields import map_of, metadata_of, text_at, text_of
 from rollouts.objects.gitops import GITOPS_MANAGERS
+from rollouts.objects.managed_fields import managed_fields
 from rollouts.objects.pools import ROLES_ANNOTATION, Pool, read_pool, read_roles
 from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
@@ -226,10 +227,10 @@ def _of_workload(workload: Object, autoscalers: Sequence[Object]) -> Iterator[Wo
 def kept_in_git(workload: Object) -> str:
     """Who writes ``spec.replicas`` of a workload of the cluster again and again; empty where nobody is known to."""
     meta = metadata_of(workload)
-    for entry in map(map_of, list_of(meta.get("managedFields"))):
-        writes = "f:replicas" in dict_at(entry, "fieldsV1", "f:spec") and entry.get("subresource") != "scale"
-        if writes and entry.get("manager") in GITOPS_MANAGERS:
-            return text_of(entry.get("manager"))
+    for one in managed_fields(workload):
+        writes = one.owns("spec", "replicas") and one.subresource != "scale"
+        if writes and one.manager in GITOPS_MANAGERS:
+            return one.manager
     # Applied on the client, by kubectl or by Argo CD: what was written stands in the annotation.
     return (
         "kubectl or Argo CD"

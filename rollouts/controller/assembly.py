@@ -14,6 +14,7 @@ from rollouts.controller.approvals import Approver
 from rollouts.controller.arrivals import PROPAGATION
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import Conditions, InlineConditions
+from rollouts.controller.contention import Contention
 from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.draining import PodDrains
@@ -190,10 +191,11 @@ def assemble(
         readers=readers,
         loaded=loaded,
     )
+    events = EventRecorder(client, clock)
     performer = Performer(
         client,
         caches,
-        EventRecorder(client, clock),
+        events,
         gates,
         views,
         refusals=scaling.refusals,
@@ -202,7 +204,16 @@ def assemble(
         on_traffic_write=_counted(metrics, on_traffic_write),
     )
     reconciler = RolloutReconciler(
-        gatherer, performer, clock, metrics, dialects, turns, share_watch, notifier, approver
+        gatherer,
+        performer,
+        clock,
+        metrics,
+        dialects,
+        turns,
+        share_watch,
+        Contention(client, caches, events),
+        notifier,
+        approver,
     )
     return Parts(
         caches=caches,

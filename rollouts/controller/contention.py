@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rollouts.api.references import traffic_names
-from rollouts.api.scalars import parse_time
 from rollouts.carriers import kind_of
 from rollouts.controller.caches import Caches
 from rollouts.controller.events import EventRecorder
@@ -21,7 +20,8 @@ from rollouts.engine.reasons import Reason
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import Conflict, KubeError
 from rollouts.objects import kinds
-from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.fields import metadata_of, text_of
+from rollouts.objects.managed_fields import managed_fields
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import APPLIED_BY
 
@@ -89,13 +89,9 @@ def _writers_of(kind: str, obj: Object, since: datetime) -> str:
 
     Who writes its status does so because of what others write, and counts where nobody else did.
     """
-    meta, found = metadata_of(obj), dict[str, set[str]]()
-    for entry in map(map_of, list_of(meta.get("managedFields"))):
-        try:
-            at = parse_time(entry.get("time"))
-        except ValueError:
-            continue
-        if entry.get("manager") != APPLIED_BY and at >= since.replace(microsecond=0):
-            found.setdefault(text_of(entry.get("subresource")), set()).add(text_of(entry.get("manager")))
+    found = dict[str, set[str]]()
+    for one in managed_fields(obj):
+        if one.manager != APPLIED_BY and one.at is not None and one.at >= since.replace(microsecond=0):
+            found.setdefault(one.subresource, set()).add(one.manager)
     who = found.get("") or {one for managers in found.values() for one in managers}
-    return f"{', '.join(sorted(who))} wrote {kind} {text_of(meta.get('name'))}" if who else ""
+    return f"{', '.join(sorted(who))} wrote {kind} {text_of(metadata_of(obj).get('name'))}" if who else ""

@@ -14,7 +14,6 @@ from rollouts.api.parsing import FINALIZER
 from rollouts.api.status import write_status
 from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches
-from rollouts.controller.contention import Contention
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
@@ -121,7 +120,6 @@ class Performer:
         self._caches = caches
         self._events = events
         self._unanswered = UnansweredWrites()
-        self.contention = Contention(client, caches, events)
         self._loader = loader
         self._drains = drains
         self._warm_ups = warm_ups
@@ -140,14 +138,12 @@ class Performer:
 
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
-        events = [action for action in plan.actions if isinstance(action, EmitEvent)]
-        kept: UnansweredError | None = None
+        events, parsed = [action for action in plan.actions if isinstance(action, EmitEvent)], gathered.parsed
+        unneeded = _lets_go(plan) and not parsed.deleting  # nothing waits for that one
         for action in plan.actions:
-            if isinstance(action, SetFinalizer):
-                kept = await self._set_finalizer(gathered, plan, present=action.present, tell=tell)
-            elif not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
+            last = unneeded and isinstance(action, SetFinalizer)
+            if not last and not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
                 events += await self._act(gathered, plan, action, tell=tell)
-        parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._traffic.demand_fresh_traffic(gathered)
         changed = plan.status != parsed.status or bool(parsed.unreadable_status)
@@ -155,8 +151,8 @@ class Performer:
             await self._store_status(gathered, write_status(plan.status), tell=tell)
         for event in events:
             await self._events.emit(gathered.rollout, event)
-        if kept is not None:
-            raise kept  # nothing waits for it, and it is not left until the next look, when all is at rest
+        if unneeded:
+            await self._drop_finalizer(gathered, plan, tell=tell)
 
     async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
         """The scales and drains of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
@@ -209,6 +205,8 @@ class Performer:
                 return await self._traffic.give_back(gathered, action, tell=tell)
             case ReleaseTraffic():
                 await self._traffic.release(gathered, action)
+            case SetFinalizer(present=present):
+                await self._set_finalizer(gathered, plan, present=present, tell=tell)
             case LoadAdapter(identity=identity):
                 self._loader.load(gathered.parsed, identity)
             case UnloadAdapter(identity=identity):
@@ -217,35 +215,38 @@ class Performer:
 
     # --- the Rollout itself ---
 
-    async def _set_finalizer(
+    async def _set_finalizer(self, gathered: Gathered, plan: Plan, *, present: bool, tell: bool) -> None:
+        """Add the finalizer before anything rises, or take it off for good. What goes back to stable came before."""
+        error = await self._write_finalizer(gathered, plan, present=present, tell=tell)
+        if error is not None:
+            message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
+            raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
+
+    async def _drop_finalizer(self, gathered: Gathered, plan: Plan, *, tell: bool) -> None:
+        """Take off the finalizer that nothing needs any more. Refused, it is tried again at the next look only."""
+        error = await self._write_finalizer(gathered, plan, present=False, tell=tell)
+        if error is not None:
+            message = (
+                f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
+            )
+            await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
+        if isinstance(error, UnansweredError):
+            raise error
+
+    async def _write_finalizer(
         self, gathered: Gathered, plan: Plan, *, present: bool, tell: bool
-    ) -> UnansweredError | None:
-        """Add it, or take it off; why one stays that nothing needs, where another try may be all that it takes."""
+    ) -> KubeError | None:
+        """See ``_patch_rollout``."""
         meta = gathered.rollout["metadata"]
         others = [item for item in meta.get("finalizers") or [] if item != FINALIZER]
         wanted = [*others, FINALIZER] if present else others
         if wanted == (meta.get("finalizers") or []):
             return None
-        if not present and Marking.LEFT in await self._mark(
-            gathered, plan
-        ):  # what is refused may be for ever
+        # What is refused may be for ever.
+        if not present and Marking.LEFT in await self._mark(gathered, plan):
             raise TryAgain("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
-        error = await self._patch_rollout(gathered, body, "", tell=tell)
-        if error is not None and (present or gathered.parsed.deleting):
-            # Nothing rises without it, and a person has to read why; what goes back to stable came before it.
-            message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
-            if gathered.parsed.deleting and isinstance(error, UnansweredError):
-                await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
-                raise error
-            raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
-        if error is not None:
-            # Nothing needs it any more, and nothing waits for this.
-            message = (
-                f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
-            )
-            await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
-        return error if isinstance(error, UnansweredError) else None
+        return await self._patch_rollout(gathered, body, "", tell=tell)
 
     async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
         meta = gathered.rollout["metadata"]

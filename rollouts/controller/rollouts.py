@@ -10,6 +10,7 @@ import structlog
 
 from rollouts.carriers import kind_of
 from rollouts.controller.approvals import Approver
+from rollouts.controller.contention import Contention
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.gathered import Gathered
@@ -68,6 +69,7 @@ class RolloutReconciler:
         dialects: Dialects,
         turns: Turns,
         share_watch: ShareWatch,
+        contention: Contention,
         notifier: Notifier | None = None,
         approver: Approver | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class RolloutReconciler:
         self._dialects = dialects
         self._turns = turns
         self._share_watch = share_watch
+        self._contention = contention
         self._notifier = notifier or Notifier(NotificationSettings(), clock, metrics)
         self._stored_at: dict[ObjectKey, float] = {}
 
@@ -87,16 +90,15 @@ class RolloutReconciler:
 
         Raises KubeError for the worker to retry; anything else is a bug.
         """
-        contention = self._performer.contention
         try:
             wait = await self._forward(key)
         except Conflict as error:
-            await contention.given_up(key, error, self._clock.now())
+            await self._contention.given_up(key, error, self._clock.now())
             raise
         except KubeError:
-            contention.went_through(key)
+            self._contention.went_through(key)
             raise
-        contention.went_through(key)
+        self._contention.went_through(key)
         return wait
 
     async def _forward(self, key: ObjectKey) -> float | None:

@@ -17,11 +17,13 @@ from rollouts.analysis.types import ComparisonResult, GateState, MeasureSpec, Me
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.run_status import attempt_of
 from rollouts.api.runs import ParsedRun, parse_run
+from rollouts.api.scalars import format_time
 from rollouts.api.strategy_words import LiveStrategy, StrategyField, effective_fields, strategy_lines
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.rollout_status import HistoryEntry, Phase, RolloutStatus
 from rollouts.engine.steps import describe
-from rollouts.objects.fields import list_of, map_of, metadata_of, text_at
+from rollouts.objects.fields import text_at
+from rollouts.objects.managed_fields import managed_fields
 from rollouts.report.decisions import RecordedDecision, decisions_of, marks_of
 from rollouts.units import format_weight
 
@@ -287,10 +289,10 @@ def _asked(
 
 def _changes(rollout: Mapping[str, Any]) -> Iterator[str]:
     """Field managers of the spec, by time: who applied the change, as the API server saw it."""
-    entries = [map_of(one) for one in list_of(metadata_of(rollout).get("managedFields"))]
-    spec = [one for one in entries if "f:spec" in map_of(one.get("fieldsV1"))]
-    for one in sorted(spec, key=lambda one: str(one.get("time", ""))):
-        yield f"{one.get('manager', '')} ({one.get('operation', '')}) at {one.get('time', '')}"
+    spec = [one for one in managed_fields(rollout) if one.owns("spec")]
+    for one in sorted(spec, key=lambda one: str(one.at or "")):
+        at = format_time(one.at) if one.at is not None else "an unknown time"
+        yield f"{one.manager} ({one.operation}) at {at}"
 
 
 # --- steps and gates -------------------------------------------------------------------------------

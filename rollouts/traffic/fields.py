@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rollouts.engine.observation import Claim
 from rollouts.engine.rollout_spec import TrafficMode
-from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.fields import map_of, metadata_of
+from rollouts.objects.managed_fields import managed_fields
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 from rollouts.units import entry_weight
 
@@ -48,27 +49,15 @@ def last_writer(obj: Mapping[str, Any], field: str, ours: str) -> tuple[str, dat
     The field is an atomic list or a number, so who owns it changed it last. Several may own the same value; then
     ``ours`` counts, since the value is what we wrote.
     """
-    found: list[tuple[str, datetime | None]] = []
-    for item in list_of(metadata_of(obj).get("managedFields")):
-        entry = map_of(item)
-        owned = map_of(map_of(entry.get("fieldsV1")).get("f:spec"))
-        *above, name = field.split(".")
-        for part in above:
-            owned = map_of(owned.get(f"f:{part}"))
-        if f"f:{name}" in owned and not entry.get("subresource"):
-            found.append((text_of(entry.get("manager")), _time(entry.get("time"))))
+    found = [
+        (one.manager, one.at)
+        for one in managed_fields(obj)
+        if one.owns("spec", *field.split(".")) and not one.subresource
+    ]
     for manager, moment in found:
         if manager == ours:
             return manager, moment
     return max(found, key=lambda item: str(item[1] or ""), default=("", None))
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
-        return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def covers(live: Any, wanted: Any) -> bool:
