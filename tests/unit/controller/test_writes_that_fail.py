@@ -664,16 +664,20 @@ def test_a_route_that_cannot_be_deleted_is_told(error: KubeError | float) -> Non
     assert bugs(done) == []
 
 
-@pytest.mark.parametrize("error", REFUSALS, ids=["403", "422"])
-def test_a_finalizer_that_cannot_be_taken_off_is_told_and_traffic_is_back(error: KubeError) -> None:
-    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+@pytest.mark.parametrize("error", [*REFUSALS, *SILENCES], ids=str)
+def test_a_finalizer_that_cannot_be_taken_off_is_told_and_traffic_is_back(error: KubeError | float) -> None:
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | float | None:
         return error if resource == kinds.ROLLOUT and not sub and 18 < sim.clock.monotonic() < 90 else None
 
     done = deleted(answers)
     (message,) = told(done, Reason.TRAFFIC_REFUSED)
+    shown = [(record.after.get("status") or {}) for record in done.history.of(kinds.ROLLOUT)]
+    kept = [status for status in shown if status.get("reason") == Reason.TRAFFIC_REFUSED]
 
     assert back_at(done) == 20.0
     assert "finalizer" in message
+    assert kept
+    assert {status["weight"]["applied"] for status in kept} == {0}
     assert bugs(done) == []
 
 
