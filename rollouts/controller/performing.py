@@ -134,15 +134,15 @@ class Performer:
         self._gates = GateWriter(client, caches, events, builder)
 
     async def perform(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
-        """All actions but scales and drains, then the status, then Events. Raises KubeError and WriteRefused.
+        """All actions but scales, drains and what ``let_go`` does, then the status, then Events.
+
+        Raises KubeError and WriteRefused.
 
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
         events, parsed = [action for action in plan.actions if isinstance(action, EmitEvent)], gathered.parsed
-        unneeded = _lets_go(plan) and not parsed.deleting  # nothing waits for that one
         for action in plan.actions:
-            last = unneeded and isinstance(action, SetFinalizer)
-            if not last and not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
+            if not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
                 events += await self._act(gathered, plan, action, tell=tell)
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._traffic.demand_fresh_traffic(gathered)
@@ -151,8 +151,6 @@ class Performer:
             await self._store_status(gathered, write_status(plan.status), tell=tell)
         for event in events:
             await self._events.emit(gathered.rollout, event)
-        if unneeded:
-            await self._drop_finalizer(gathered, plan, tell=tell)
 
     async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
         """The scales and drains of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
@@ -166,6 +164,26 @@ class Performer:
         Raises NotLeading.
         """
         return _again(await self._mark(gathered, plan))
+
+    async def let_go(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
+        """Take off the finalizer that nothing needs any more: the last thing, since nothing waits for it.
+
+        Raises KubeError where another try may be all that it takes; what is refused is tried at the next look only.
+        """
+        if gathered.parsed.deleting or not _lets_go(plan):
+            return
+        try:
+            error = await self._write_finalizer(gathered, plan, present=False, tell=tell)
+        except NotFound:
+            return
+        if error is None:
+            return
+        message = (
+            f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
+        )
+        await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
+        if isinstance(error, UnansweredError):
+            raise error
 
     async def _mark(self, gathered: Gathered, plan: Plan) -> Sequence[Marking]:
         """First those that are not warm: one that is to go instead is marked for that when this mark is off."""
@@ -205,7 +223,7 @@ class Performer:
                 return await self._traffic.give_back(gathered, action, tell=tell)
             case ReleaseTraffic():
                 await self._traffic.release(gathered, action)
-            case SetFinalizer(present=present):
+            case SetFinalizer(present=present) if present or gathered.parsed.deleting:
                 await self._set_finalizer(gathered, plan, present=present, tell=tell)
             case LoadAdapter(identity=identity):
                 self._loader.load(gathered.parsed, identity)
@@ -221,17 +239,6 @@ class Performer:
         if error is not None:
             message = f"the API server refuses the Rollout's finalizer {FINALIZER}: {error}"
             raise WriteRefused(Reason.TRAFFIC_REFUSED, message, by_spec=False)
-
-    async def _drop_finalizer(self, gathered: Gathered, plan: Plan, *, tell: bool) -> None:
-        """Take off the finalizer that nothing needs any more. Refused, it is tried again at the next look only."""
-        error = await self._write_finalizer(gathered, plan, present=False, tell=tell)
-        if error is not None:
-            message = (
-                f"the API server keeps the Rollout's finalizer {FINALIZER}, which nothing needs now: {error}"
-            )
-            await self._warn(gathered, Reason.TRAFFIC_REFUSED, message)
-        if isinstance(error, UnansweredError):
-            raise error
 
     async def _write_finalizer(
         self, gathered: Gathered, plan: Plan, *, present: bool, tell: bool

@@ -157,10 +157,16 @@ class RolloutReconciler:
             if isinstance(action, EmitEvent) and action.reason == Reason.WEIGHT_RESTORED:
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._publish(gathered, decided, now)
-        again = await self._performer.drain(gathered, decided)
-        await self._performer.scale(gathered, decided, tell=following.tell)
+        again = await self._follow(gathered, decided, tell=following.tell)
         wait = None if following.wait is None else following.wait.total_seconds()
         return min((one for one in (wait, again) if one is not None), default=None)
+
+    async def _follow(self, gathered: Gathered, decided: Plan, *, tell: bool = True) -> float | None:
+        """What rests on the status that is stored by now; seconds until the next try, if any."""
+        again = await self._performer.drain(gathered, decided)
+        await self._performer.scale(gathered, decided, tell=tell)
+        await self._performer.let_go(gathered, decided, tell=tell)
+        return again
 
     def _decide(self, key: ObjectKey, gathered: Gathered, now: datetime) -> Plan:
         """The engine's plan, and in the status that it stores whom that has to be told."""
@@ -238,8 +244,7 @@ class RolloutReconciler:
             return await self._show_refusal(known, key, another, refusal)
         else:
             self._publish(gathered, decided, now)
-            await self._performer.drain(gathered, decided)
-            await self._performer.scale(gathered, decided)
+            await self._follow(gathered, decided)
         return decided
 
 

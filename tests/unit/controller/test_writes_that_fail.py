@@ -213,6 +213,27 @@ def test_a_finalizer_that_nothing_needs_and_that_stays_is_told_and_keeps_nothing
     assert bugs(done) == []
 
 
+def test_what_ends_while_a_finalizer_that_nothing_needs_meets_a_conflict_is_counted_once() -> None:
+    conflicts = list[float]()
+
+    def answers(sim: Simulation, verb: str, resource: Resource, sub: str) -> KubeError | None:
+        now = sim.clock.monotonic()
+        if resource != kinds.ROLLOUT or sub or now < 12 or len(conflicts) == 2:
+            return None
+        conflicts.append(now)
+        return Conflict("the object has been modified", status=409)
+
+    move = Move(when=at_step(1), act=command("promote"), after=5)
+    goal = lambda sim: sim.clock.monotonic() > 100 and healthy_on(CANARY)(sim)  # noqa: E731
+    done = play(scenario(WAITING, goal, move), answers)
+    series = {"namespace": "default", "rollout": "mymodel", "outcome": "Promoted"}
+
+    assert len(conflicts) == 2
+    registry = done.process.parts.metrics.registry
+    assert registry.get_sample_value("rollouts_attempts_total", series) == 1
+    assert len(told(done, Reason.PROMOTED)) == 1
+
+
 @pytest.mark.parametrize("silence", SILENCES, ids=str)
 def test_no_weight_rises_while_the_finalizer_has_no_answer_and_the_status_says_why(
     silence: KubeError | float,
