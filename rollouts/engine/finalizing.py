@@ -76,7 +76,7 @@ def _restore(draft: Draft) -> bool:
         return False
     is_back = give_back(draft, draft.status.way_back, WriteReason.ABORT)
     if not draft.writes_traffic:
-        _show_stored(draft)
+        show_live(draft)  # a crash, or the deletion, may have come between the last write and its status
     if is_back:
         return False
     if draft.traffic_problem is None:
@@ -88,14 +88,6 @@ def _restore(draft: Draft) -> bool:
         return True
     _say_waits(draft, reason, problem)
     return True
-
-
-def _show_stored(draft: Draft) -> None:
-    """What is stored is said: a crash, or the deletion itself, may have come between a write and its status."""
-    if draft.obs.status.way_back and not draft.status.way_back and draft.status.current is None:
-        draft.show_applied(FULL)  # the last canary of the past has nothing any more
-    else:
-        show_live(draft)
 
 
 def _say_waits(draft: Draft, reason: Reason, problem: str) -> None:

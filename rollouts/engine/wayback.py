@@ -135,8 +135,15 @@ def given_by_others(draft: Draft) -> tuple[Identity, ...] | None:
 
 
 def live_shares(draft: Draft, canary: Identity | None) -> list[Weight]:
-    """What the recorded objects give the canary; without one, what they still give to canaries of the past."""
-    records = (r for r in draft.status.way_back if canary in (None, r.canary.arm))
+    """What the recorded objects give the canary; without one, what they still give to canaries of the past.
+
+    Those count as well that have nothing left, and whose record this plan drops: the status may not say so yet.
+    """
+    records = [record for record in draft.status.way_back if canary in (None, record.canary.arm)]
+    if canary is None:
+        records += [
+            one for one in draft.obs.status.way_back if one not in records and _is_settled(draft, one)
+        ]
     views = (draft.obs.ways.get(record) for record in records)
     return [view.share for view in views if view is not None and view.exists]
 

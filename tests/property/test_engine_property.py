@@ -332,6 +332,10 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
 def judge_truth(world: World, before: RolloutStatus) -> None:
     """After a plan was carried out, the status says what the stored traffic object says."""
     status = world.status
+    if status.canary is None and before.way_back and not status.way_back and status.stable is not None:
+        assert status.weight.applied == FULL, (
+            "nothing is left with a canary, and the status says something is"
+        )
     if (
         world.deleting
         or status.canary is None

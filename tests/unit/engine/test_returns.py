@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from rollouts.engine.actions import ReturnTraffic, SetFinalizer
-from rollouts.engine.observation import Blocker, CrashView, Draining, NotControllable, Problem, Refused
+from rollouts.engine.observation import Blocker, Claim, CrashView, Draining, NotControllable, Problem, Refused
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import PATIENCE, STARTING
@@ -351,16 +351,35 @@ def test_what_the_canary_keeps_in_a_deletion_is_said_as_it_is_stored_after_a_cra
     assert made.status.weight.applied == 3_750
 
 
-def test_a_deletion_just_behind_the_write_that_ends_a_revert_says_what_is_stored() -> None:
+def _deleted(made: World) -> None:
+    made.deleting = True
+
+
+def _unreadable(made: World) -> None:
+    made.spec, made.generation = None, made.generation + 1
+    made.problems = (Problem(reason=Reason.SPEC_INVALID, message="no"),)
+
+
+def _without_a_template(made: World) -> None:
+    made.problems = (Problem(reason=Reason.SPEC_INVALID, message="AnalysisTemplate x does not exist"),)
+
+
+def _claimed(made: World) -> None:
+    made.claim, made.claimed_by = Claim.OTHER, "another"
+
+
+@pytest.mark.parametrize("edit", [_deleted, _unreadable, _without_a_template, _claimed])
+def test_what_comes_just_behind_the_write_that_ends_a_revert_hides_nothing_that_is_stored(
+    edit: Trouble,
+) -> None:
     made = at_half()
     to(made, "v1")
     before = made.status
-    made.rules[0] = {V1: 8, V2: 0}  # as written by the plan whose status the deletion has made a conflict of
-    made.deleting = True
+    made.rules[0] = {V1: 8, V2: 0}  # as written by the plan whose status met a conflict, or a crash
+    edit(made)
 
     made.step()
 
-    assert made.finalizer
     assert before.weight.applied != FULL
     assert made.status.weight.applied == FULL
 
