@@ -140,10 +140,11 @@ class Performer:
 
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
-        events, parsed = [action for action in plan.actions if isinstance(action, EmitEvent)], gathered.parsed
+        events = [action for action in plan.actions if isinstance(action, EmitEvent)]
         for action in plan.actions:
             if not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
                 events += await self._act(gathered, plan, action, tell=tell)
+        parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._traffic.demand_fresh_traffic(gathered)
         changed = plan.status != parsed.status or bool(parsed.unreadable_status)

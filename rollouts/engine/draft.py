@@ -199,10 +199,8 @@ class Draft:
             self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)
 
     def event(self, kind: EventType, reason: Reason | Printed, message: str) -> None:
-        """Record a Kubernetes Event, once for all stages that say the same."""
-        event = EmitEvent(type=kind, reason=reason, message=message)
-        if event not in self.actions:
-            self.actions.append(event)
+        """Record a Kubernetes Event."""
+        self.actions.append(EmitEvent(type=kind, reason=reason, message=message))
 
     def wake(self, after: timedelta) -> None:
         """Look again after ``after``, at the latest; the earliest wins."""
@@ -261,8 +259,12 @@ class Draft:
         self.set(hold=None, hold_message="")
 
     def plan(self) -> Plan:
-        """The finished plan: what goes back to stable, what guards a write, the write, the rest, Events last."""
-        ordered = sorted(self.actions, key=_rank)
+        """The finished plan: what goes back to stable, what guards a write, the write, the rest, Events last.
+
+        What several stages ask for, or say, is done and said once.
+        """
+        once = [one for number, one in enumerate(self.actions) if one not in self.actions[:number]]
+        ordered = sorted(once, key=_rank)
         return Plan(
             actions=tuple(ordered),
             status=self.status,

@@ -181,7 +181,7 @@ def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:
 
 
 def terminate_runs(draft: Draft) -> None:
-    """End every run that still measures: its attempt is over. More than one reason for it is no second request."""
+    """End every run that still measures: its attempt is over."""
     for name, gate in sorted(draft.obs.gates.items()):
-        if gate.outcome is GateOutcome.RUNNING and TerminateRun(name=name) not in draft.actions:
+        if gate.outcome is GateOutcome.RUNNING:
             draft.actions.append(TerminateRun(name=name))
