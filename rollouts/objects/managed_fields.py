@@ -23,10 +23,20 @@ class Managed:
     operation: str
     subresource: str
     """Empty for the object itself."""
-    at: datetime | None
-    """Of its last write; None where that cannot be read."""
+    time: Any
+    """Of its last write, as it stands there."""
     fields: Mapping[str, Any]
     """``fieldsV1``: a tree of keys such as ``f:spec``."""
+
+    @property
+    def at(self) -> datetime | None:
+        """``time``, read; None where it cannot be. Each look at a traffic object asks it of one entry."""
+        try:
+            readable = isinstance(self.time, str) and len(self.time) <= _LONGEST_TIME
+            moment = datetime.fromisoformat(self.time) if readable else None
+            return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
+        except (ValueError, OverflowError):
+            return None
 
     def owns(self, *path: str) -> bool:
         """Whether a field of that path, as ``("spec", "replicas")``, or one below it, is among them."""
@@ -44,15 +54,6 @@ def managed_fields(obj: Mapping[str, Any]) -> Iterator[Managed]:
             manager=text_of(entry.get("manager")),
             operation=text_of(entry.get("operation")),
             subresource=text_of(entry.get("subresource")),
-            at=_time(entry.get("time")),
+            time=entry.get("time"),
             fields=map_of(entry.get("fieldsV1")),
         )
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        readable = isinstance(value, str) and len(value) <= _LONGEST_TIME
-        moment = datetime.fromisoformat(value) if readable else None
-        return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
